@@ -1,0 +1,163 @@
+package lifecycle
+
+import (
+	"context"
+	"runtime/pprof"
+	"sync"
+	"time"
+)
+
+// callouts is the user code that runs on behalf of the host outside its tasks:
+// hooks, observers and the logger. All of it is known by name, since all of it
+// can hang.
+//
+// What the exit calls runs in a goroutine of its own, so that a forced exit can
+// leave it behind (exit.call). What a task or the durability actor calls runs
+// where it is (here).
+type callouts struct {
+	host *Host
+
+	mu     sync.Mutex // guards what follows
+	active map[*callout]struct{}
+	shared map[string]*calloutLabel // of observers and the logger, which run often
+}
+
+// callout is one call of user code.
+type callout struct {
+	*calloutLabel
+	during Phase         // the phase that waits for it; 0: whichever runs
+	start  time.Duration // since the host's birth
+	f      func() error
+	err    error
+	done   chan struct{} // closed when f has returned; nil: it runs here
+}
+
+type calloutLabel struct {
+	name   string
+	id     string
+	labels pprof.LabelSet
+	ctx    context.Context // carries the labels
+	left   bool            // ForceExit left one behind: it is not called again; guarded by callouts.mu
+}
+
+func (cs *callouts) init(h *Host) {
+	cs.host = h
+	cs.active = map[*callout]struct{}{}
+	cs.shared = map[string]*calloutLabel{}
+}
+
+func (cs *callouts) newLabel(name string) *calloutLabel {
+	id := nextLabel()
+	labels := pprof.Labels(labelHost, cs.host.name, labelHook, name, labelID, id)
+	return &calloutLabel{name: name, id: id, labels: labels, ctx: pprof.WithLabels(context.Background(), labels)}
+}
+
+// begin registers a call of an observer or the logger; nil if one of that name
+// was left behind.
+func (cs *callouts) begin(name string, during Phase) *callout {
+	start := cs.host.age()
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	label := cs.shared[name]
+	if label == nil {
+		label = cs.newLabel(name)
+		cs.shared[name] = label
+	}
+	if label.left {
+		return nil
+	}
+	c := &callout{calloutLabel: label, during: during, start: start}
+	cs.active[c] = struct{}{}
+	return c
+}
+
+// beginHook registers a call of a hook, whatever its name.
+func (cs *callouts) beginHook(name string) *callout {
+	c := &callout{calloutLabel: cs.newLabel(name), start: cs.host.age()}
+	cs.mu.Lock()
+	cs.active[c] = struct{}{}
+	cs.mu.Unlock()
+	return c
+}
+
+func (cs *callouts) end(c *callout) {
+	cs.mu.Lock()
+	delete(cs.active, c)
+	cs.mu.Unlock()
+}
+
+// leave says that c's call is left behind.
+func (cs *callouts) leave(c *callout) {
+	cs.mu.Lock()
+	c.left = true
+	delete(cs.active, c)
+	cs.mu.Unlock()
+}
+
+// activeNow returns the calls of the observer or logger of that name.
+func (cs *callouts) activeNow(name string) []*callout {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	var all []*callout
+	for c := range cs.active {
+		if c.calloutLabel == cs.shared[name] {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// here calls f on the calling goroutine, whose own labels are those of own. A
+// panic of f changes nothing; a Goexit unwinds the goroutine.
+func (cs *callouts) here(name string, during Phase, own context.Context, f func()) {
+	c := cs.begin(name, during)
+	if c == nil {
+		return
+	}
+	pprof.SetGoroutineLabels(c.ctx)
+	defer func() {
+		pprof.SetGoroutineLabels(own)
+		cs.end(c)
+	}()
+	_ = protect(func() error { f(); return nil }, func(*PanicError) {})
+}
+
+// main is the goroutine of what the exit calls.
+func (c *callout) main(cs *callouts) {
+	pprof.SetGoroutineLabels(c.ctx)
+	defer close(c.done)
+	defer cs.end(c)
+	c.err = protect(c.f, func(goexit *PanicError) { c.err = goexit })
+}
+
+// stragglers is what a phase waits for: what it called itself, what others
+// called that it awaits, and whatever has been running for as long as stuck,
+// since everything else may hang behind it.
+func (cs *callouts) stragglers(phase Phase, stuck time.Duration) []found {
+	now := cs.host.age()
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	grouped := map[*calloutLabel]*found{}
+	for c := range cs.active {
+		age := now - c.start
+		if c.during != 0 && c.during != phase && age < stuck {
+			continue
+		}
+		f := grouped[c.calloutLabel]
+		if f == nil {
+			f = c.found()
+			grouped[c.calloutLabel] = f
+		}
+		f.Count++
+		f.Age = max(f.Age, age)
+	}
+	all := make([]found, 0, len(grouped))
+	for _, f := range grouped {
+		all = append(all, *f)
+	}
+	return all
+}
+
+func (c *callout) found() *found {
+	return &found{Straggler: Straggler{Kind: "hook", Name: c.name}, label: c.id}
+}

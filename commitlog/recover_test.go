@@ -1,0 +1,389 @@
+package commitlog
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed080d9131/lifecycle/internal/fsys/faultfs"
+)
+
+// A log of three small segments, as one that was closed in order and as one whose process was killed.
+func makeLog(t testing.TB, closed bool) (fs *faultfs.FS, want []string) {
+	fs = faultfs.New()
+	l := mustOpen(t, testDir, small(fs))
+	commit(t, l, 20, 600)
+	commit(t, l, 3, 20)
+	want = mustContents(t, l)
+	if closed {
+		require.NoError(t, l.Close())
+	}
+	fs.Restart()
+	return fs, want
+}
+
+func TestATornTailIsCutOffAtEveryByte(t *testing.T) {
+	fs := faultfs.New()
+	l := mustOpen(t, testDir, small(fs))
+	commit(t, l, 3, 50)
+	from := l.position
+	require.NoError(t, l.Append([][]byte{tx(3, 50), tx(4, 70)})) // one frame, not synced
+	to := l.position
+	fs.Restart()
+	whole, err := fs.ReadFile(segmentPath(0))
+	require.NoError(t, err)
+	want := []string{string(tx(0, 50)), string(tx(1, 50)), string(tx(2, 50))}
+	for _, rest := range []string{"zeros", "noise", "end of file"} {
+		for cut := from; cut < to; cut++ {
+			torn := bytes.Clone(whole)
+			switch rest {
+			case "zeros":
+				clear(torn[cut:])
+			case "noise":
+				for i := cut; i < int64(len(torn)); i++ {
+					torn[i] ^= byte(cut*7+i*13) | 1
+				}
+			case "end of file": // only a file that grew may end there
+				binary.LittleEndian.PutUint64(torn[48:], segmentHeaderBytes)
+				s := segment{base: 0, capacity: minSegmentBytes, allocated: segmentHeaderBytes}
+				copy(torn, s.encodeHeader(l.identity))
+				torn = rechain(torn[:cut], s.sum)
+			}
+			fs.WriteFile(segmentPath(0), torn)
+			l := mustOpen(t, testDir, small(fs))
+			got := mustContents(t, l)
+			if len(got) > 3 { // only padding is missing
+				require.GreaterOrEqual(t, cut, to-7)
+				got = got[:3]
+			}
+			require.Equal(t, want, got, "cut at %d", cut)
+			commit(t, l, 2, 30)
+			fs.Restart()
+			l = mustOpen(t, testDir, small(fs))
+			require.NotEmpty(t, mustContents(t, l)[4])
+			require.NoError(t, l.Close())
+		}
+	}
+}
+
+// rechain gives every frame of a segment's content the links and sums that the header's new sum asks for.
+func rechain(data []byte, link uint32) []byte {
+	seed := crc32.Checksum(data[16:40], castagnoli)
+	for p := int64(segmentHeaderBytes); p+frameHeaderBytes <= int64(len(data)); {
+		var h frameHeader
+		start := sumStart(seed, p)
+		if !h.open(data[p:], start) {
+			break
+		}
+		h.link = link
+		h.seal(data[p:], start)
+		if h.kind == kindData {
+			link = h.sum
+		}
+		p = align(h.end(p))
+	}
+	return data
+}
+
+func TestAfterACleanCloseAFlippedBitIsFoundOrHarmless(t *testing.T) {
+	fs, want := makeLog(t, true)
+	found := 0
+	for _, path := range fs.Names() {
+		if !strings.HasSuffix(path, segmentSuffix) {
+			continue
+		}
+		whole, err := fs.ReadFile(path)
+		require.NoError(t, err)
+		for i := range whole {
+			damaged := bytes.Clone(whole)
+			damaged[i] ^= 1 << (i % 8)
+			fs.WriteFile(path, damaged)
+			l, err := Open(testDir, small(fs))
+			if err != nil {
+				require.True(t, isDamage(err), "byte %d of %s: %v", i, path, err)
+				found++
+			} else {
+				require.Equal(t, want, mustContents(t, l), "byte %d of %s", i, path)
+			}
+			fs.WriteFile(path, whole)
+			fs.Restart()
+		}
+	}
+	require.Greater(t, found, 3*segmentHeaderBytes+20*600, "every byte of headers and transactions")
+}
+
+func TestWithoutACleanCloseDamageBeforeALaterSyncIsFound(t *testing.T) {
+	fs, want := makeLog(t, false)
+	for _, path := range fs.Names() {
+		if !strings.HasSuffix(path, segmentSuffix) {
+			continue
+		}
+		whole, err := fs.ReadFile(path)
+		require.NoError(t, err)
+		for i := range whole {
+			damaged := bytes.Clone(whole)
+			damaged[i] ^= 1 << (i % 8)
+			fs.WriteFile(path, damaged)
+			l, err := Open(testDir, small(fs))
+			if err != nil {
+				require.True(t, isDamage(err), "byte %d of %s: %v", i, path, err)
+			} else {
+				// The last frame can't be told from one that was never synced.
+				got := mustContents(t, l)
+				require.GreaterOrEqual(t, len(got), len(want)-1, "byte %d of %s", i, path)
+				require.Equal(t, want[:len(got)], got, "byte %d of %s", i, path)
+			}
+			fs.WriteFile(path, whole)
+			fs.Restart()
+		}
+	}
+}
+
+func TestAHeaderProvesDamageBeforeItEvenIfItsOwnRecordsAreTorn(t *testing.T) {
+	fs := faultfs.New()
+	l := mustOpen(t, testDir, small(fs))
+	commit(t, l, 1, 50)
+	second := l.position
+	commit(t, l, 1, 50)
+	third := l.position
+	require.NoError(t, l.Append([][]byte{tx(2, 50)})) // not synced
+	fs.Restart()
+	data, err := fs.ReadFile(segmentPath(0))
+	require.NoError(t, err)
+	data[second+60] ^= 1
+	data[third+60] ^= 1
+	fs.WriteFile(segmentPath(0), data)
+	_, err = Open(testDir, small(fs))
+	var damage *DamageError
+	require.ErrorAs(t, err, &damage)
+	require.Equal(t, segmentPath(0), damage.Segment)
+	require.Equal(t, second, damage.Position)
+	require.Equal(t, uint64(1), damage.Offset)
+	require.ErrorContains(t, err, fmt.Sprintf("commitlog: %s: damage at byte %d, where offset 1 belongs", segmentPath(0), second))
+	after, err := fs.ReadFile(segmentPath(0))
+	require.NoError(t, err)
+	require.Equal(t, data, after, "nothing was changed")
+
+	// What the message advises: zeros from that byte on.
+	clear(data[damage.Position:])
+	fs.WriteFile(segmentPath(0), data)
+	l = mustOpen(t, testDir, small(fs))
+	require.Equal(t, []string{string(tx(0, 50))}, mustContents(t, l))
+}
+
+func TestAMissingSegmentIsDamage(t *testing.T) {
+	for missing, position := range []string{"first", "middle", "last"} {
+		fs, want := makeLog(t, true)
+		var segments []string
+		for _, path := range fs.Names() {
+			if strings.HasSuffix(path, segmentSuffix) {
+				segments = append(segments, path)
+			}
+		}
+		require.Greater(t, len(segments), 3)
+		gone := segments[[]int{0, 1, len(segments) - 1}[missing]]
+		fs.RemoveFile(gone)
+		l, err := Open(testDir, small(fs))
+		if position == "first" { // as after a truncation
+			require.NoError(t, err)
+			require.Equal(t, want[l.First():], mustContents(t, l))
+			continue
+		}
+		require.True(t, isDamage(err), "%s: %v", position, err)
+		require.ErrorContains(t, err, "missing")
+	}
+}
+
+func TestAForeignOrMisnamedOrShortenedSegmentIsDamage(t *testing.T) {
+	fs, _ := makeLog(t, true)
+	other, _ := makeLog(t, true)
+	names := fs.Names()
+	last := names[len(names)-2] // before the lock
+	foreign, err := other.ReadFile(last)
+	require.NoError(t, err)
+	own, err := fs.ReadFile(last)
+	require.NoError(t, err)
+
+	fs.WriteFile(last, foreign)
+	_, err = Open(testDir, small(fs))
+	require.True(t, isDamage(err), err)
+	require.ErrorContains(t, err, "another log")
+
+	fs.WriteFile(last, own[:len(own)-1])
+	_, err = Open(testDir, small(fs))
+	require.ErrorContains(t, err, "has only")
+	require.True(t, isDamage(err))
+
+	fs.WriteFile(last, own[:100])
+	_, err = Open(testDir, small(fs))
+	require.True(t, isDamage(err))
+
+	fs.WriteFile(last, own)
+	fs.WriteFile(segmentPath(1000), own)
+	_, err = Open(testDir, small(fs))
+	require.True(t, isDamage(err))
+	require.ErrorContains(t, err, "the log was closed here, but a segment that begins at offset 1000 follows")
+
+	fs.RemoveFile(segmentPath(1000))
+	first, err := fs.ReadFile(segmentPath(0))
+	require.NoError(t, err)
+	fs.WriteFile(segmentPath(0), own)
+	_, err = Open(testDir, small(fs))
+	require.True(t, isDamage(err))
+	require.ErrorContains(t, err, "not the file's name")
+	fs.WriteFile(segmentPath(0), first)
+	l := mustOpen(t, testDir, small(fs))
+	require.NoError(t, l.Close())
+}
+
+func TestALaterFormatIsRefusedAndNotCalledDamage(t *testing.T) {
+	fs, _ := makeLog(t, true)
+	data, err := fs.ReadFile(segmentPath(0))
+	require.NoError(t, err)
+	data[8]++
+	binary.LittleEndian.PutUint32(data[segmentHeaderBytes-4:], crc32.Checksum(data[:segmentHeaderBytes-4], castagnoli))
+	fs.WriteFile(segmentPath(0), data)
+	_, err = Open(testDir, small(fs))
+	require.ErrorContains(t, err, "format version 2")
+	require.False(t, isDamage(err))
+}
+
+func TestAFrameFromElsewhereIsNoFrame(t *testing.T) {
+	fs := faultfs.New()
+	l := mustOpen(t, testDir, small(fs))
+	commit(t, l, 1, 60)
+	size := l.position - segmentHeaderBytes
+	commit(t, l, 2, 60)
+	end := l.position
+	fs.Restart()
+	data, err := fs.ReadFile(segmentPath(0))
+	require.NoError(t, err)
+	for from := int64(segmentHeaderBytes); from < end; from += size {
+		copied := bytes.Clone(data)
+		copy(copied[end:], data[from:from+size])
+		fs.WriteFile(segmentPath(0), copied)
+		l := mustOpen(t, testDir, small(fs))
+		require.Len(t, mustContents(t, l), 3, "of the same segment")
+		fs.Restart()
+	}
+
+	other := faultfs.New()
+	l = mustOpen(t, testDir, small(other))
+	commit(t, l, 4, 60)
+	other.Restart()
+	foreign, err := other.ReadFile(segmentPath(0))
+	require.NoError(t, err)
+	copied := bytes.Clone(data)
+	copy(copied[end:], foreign[end:])
+	fs.WriteFile(segmentPath(0), copied)
+	l = mustOpen(t, testDir, small(fs))
+	require.Len(t, mustContents(t, l), 3, "of another log, at the same position and offset")
+}
+
+// A frame that a failed process wrote, that never became durable and then does, behind frames that a
+// later process wrote in front of it.
+func TestAFrameOfAnEarlierLifeDoesNotComeBack(t *testing.T) {
+	fs := faultfs.New()
+	l := mustOpen(t, testDir, small(fs))
+	commit(t, l, 1, 60)
+	at := l.position
+	require.NoError(t, l.Append([][]byte{tx(1, 60)}))
+	lost := l.position
+	require.NoError(t, l.Append([][]byte{[]byte("never acknowledged")}))
+	fs.Restart()
+	stale, err := fs.ReadFile(segmentPath(0))
+	require.NoError(t, err)
+	torn := bytes.Clone(stale)
+	clear(torn[at:])
+	fs.WriteFile(segmentPath(0), torn)
+
+	l = mustOpen(t, testDir, small(fs))
+	require.Equal(t, uint64(1), l.Next())
+	commit(t, l, 1, 60) // the same bytes at the same place
+	require.Equal(t, lost, l.position)
+	fs.Restart()
+	data, err := fs.ReadFile(segmentPath(0))
+	require.NoError(t, err)
+	copy(data[lost:], stale[lost:])
+	fs.WriteFile(segmentPath(0), data)
+	l = mustOpen(t, testDir, small(fs))
+	require.Equal(t, []string{string(tx(0, 60)), string(tx(1, 60))}, mustContents(t, l))
+}
+
+func TestARecycledFileBringsNothingBack(t *testing.T) {
+	fs := faultfs.New()
+	l := mustOpen(t, testDir, small(fs))
+	var want []string
+	recycled := false
+	for range 30 {
+		commit(t, l, 5, 300)
+		require.NoError(t, l.TruncateBefore(l.Next()))
+		l.mu.Lock()
+		for _, b := range l.blanks {
+			data, err := fs.ReadFile(b.path)
+			require.NoError(t, err)
+			recycled = recycled || bytes.Contains(data, []byte("tx "))
+		}
+		l.mu.Unlock()
+		want = mustContents(t, l)
+		fs.Restart()
+		c := fs.Clone()
+		l = mustOpen(t, testDir, small(c))
+		require.Equal(t, want, mustContents(t, l))
+		l = mustOpen(t, testDir, small(fs))
+	}
+	require.True(t, recycled)
+	require.NotEmpty(t, want)
+	require.Greater(t, l.First(), uint64(100))
+
+	// Without leaving it in between, too.
+	for range 30 {
+		commit(t, l, 5, 300)
+		require.NoError(t, l.TruncateBefore(l.Next()))
+		c := fs.Clone()
+		again := mustOpen(t, testDir, small(c))
+		require.Equal(t, mustContents(t, l), mustContents(t, again))
+	}
+	require.NoError(t, l.Close())
+}
+
+func TestWhatAFailedSyncLeftReadableIsDurableAfterOpen(t *testing.T) {
+	fs := faultfs.New()
+	l := mustOpen(t, testDir, small(fs))
+	commit(t, l, 2, 1000)
+	fs.Hook(func(op faultfs.Op) *faultfs.Fault {
+		if op.Kind == faultfs.Sync {
+			return &faultfs.Fault{}
+		}
+		return nil
+	})
+	require.NoError(t, l.Append([][]byte{tx(2, 1000)}))
+	require.ErrorIs(t, l.Sync(), faultfs.ErrInjected)
+	require.NoError(t, l.Close())
+	fs.Hook(nil)
+	l = mustOpen(t, testDir, small(fs)) // the same boot: the cache shows what the medium has not
+	found := mustContents(t, l)
+	require.Len(t, found, 3)
+	fs.PowerFail(faultfs.KeepNone)
+	l = mustOpen(t, testDir, small(fs))
+	require.Equal(t, found, mustContents(t, l))
+}
+
+func TestOpenRemovesWhatPreparationLeftAndNothingElse(t *testing.T) {
+	fs, want := makeLog(t, true)
+	fs.WriteFile(testDir+"/prepare-000007.tmp", []byte("x"))
+	fs.WriteFile(testDir+"/notes.tmp", []byte("x"))
+	fs.WriteFile(segmentPath(3)+".bak", []byte("x"))
+	fs.WriteFile(testDir+"/123.log", []byte("x"))
+	fs.WriteFile(testDir+"/0000000000000000000x.log", []byte("x"))
+	l := mustOpen(t, testDir, small(fs))
+	require.Equal(t, want, mustContents(t, l))
+	require.NotContains(t, fs.Names(), testDir+"/prepare-000007.tmp")
+	require.Contains(t, fs.Names(), testDir+"/notes.tmp")
+	require.Contains(t, fs.Names(), segmentPath(3)+".bak")
+}

@@ -1,0 +1,92 @@
+package commitlog
+
+// TruncateBefore gives up the transactions before an offset, by whole segments: those that end at or
+// before it, oldest first, but never the one that is written to. First tells what is left. A few of the
+// files are kept for segments to come.
+//
+// Any goroutine may call it. It blocks for the file operations and for other calls of it, not for appends
+// or readers; readers of what goes get ErrTruncated. A crash in between leaves a log that begins with some
+// later segment. An error leaves the log usable, with the segment that it names perhaps still there.
+func (l *Log) TruncateBefore(offset uint64) error {
+	<-l.turn
+	defer func() { l.turn <- struct{}{} }()
+	for l.truncateErr == nil {
+		if l.closed.Load() {
+			return failed(l.dir, "truncate", ErrClosed)
+		}
+		s := l.takeOldest(offset)
+		if s == nil {
+			return nil
+		}
+		if err := l.release(s); err != nil {
+			return err
+		}
+	}
+	return failed(l.dir, "refused to truncate, since it has failed before", l.truncateErr)
+}
+
+// takeOldest takes the oldest segment off the list, if all of it lies before the offset.
+func (l *Log) takeOldest(offset uint64) *segment {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.segments) < 2 || l.segments[1].base > offset {
+		return nil
+	}
+	s := l.segments[0]
+	l.segments = l.segments[1:]
+	return s
+}
+
+// putBack undoes takeOldest.
+func (l *Log) putBack(s *segment) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.segments = append([]*segment{s}, l.segments...)
+}
+
+// release takes a segment's name away, for good when it returns: the next one may not go before, or a
+// power failure could leave a gap that looks like damage.
+func (l *Log) release(s *segment) error {
+	var b blank
+	if s.capacity == l.segmentBytes && s.recyclable() && l.wantsBlank() {
+		b = l.reopen(s)
+	}
+	var err error
+	if b.file != nil {
+		if err = l.fs.Rename(s.path, b.path); err != nil {
+			b.file.Close()
+			err = failed(s.path, "rename it to recycle it", err)
+		}
+	} else if err = l.fs.Remove(s.path); err != nil {
+		err = failed(s.path, "remove", err)
+	}
+	if err != nil {
+		l.putBack(s)
+		return err
+	}
+	if err := l.fs.SyncDir(l.dir); err != nil {
+		if b.file != nil {
+			b.discard(l.fs)
+		}
+		l.truncateErr = failed(l.dir, "sync the directory", err)
+		return l.truncateErr
+	}
+	if b.file != nil && !l.keepBlank(b) {
+		b.discard(l.fs)
+	}
+	return nil
+}
+
+// reopen opens a segment's file for its next life; without success, or if it is larger than a segment
+// should be, the zero blank.
+func (l *Log) reopen(s *segment) blank {
+	file, err := l.fs.Open(s.path, true)
+	if err != nil {
+		return blank{}
+	}
+	if size, err := file.Size(); err != nil || size != s.capacity {
+		file.Close()
+		return blank{}
+	}
+	return blank{path: l.temporaryPath(), file: file, size: s.capacity}
+}

@@ -1,0 +1,83 @@
+package lifecycle
+
+import "time"
+
+// Observer is told what a host does. Each func may be nil. They are called on
+// the goroutine that did it, so a slow one slows that down; one that panics or
+// calls runtime.Goexit changes nothing; one that hangs is a straggler of kind
+// "hook", named "observer PhaseStart" and so on, which ForceExit leaves behind
+// and does not call again. They may be called at the same time.
+type Observer struct {
+	// PhaseStart is invoked before a phase does anything. Duration and Err are
+	// zero.
+	PhaseStart func(PhaseEvent)
+	// PhaseEnd is invoked after a phase has ended.
+	PhaseEnd func(PhaseEvent)
+	// HookEnd is invoked after a hook has returned, was skipped or was left
+	// behind by ForceExit.
+	HookEnd func(HookEvent)
+	// TaskEnd is invoked after a task has returned and before it stops to count
+	// as alive.
+	TaskEnd func(TaskEvent)
+	// Stuck is invoked every Options.StuckAfter while a phase waits.
+	Stuck func(StuckEvent)
+	// Synced is invoked by the durability actor after each batch, when all who
+	// waited for it have been woken. The next batch waits for it to return.
+	Synced func(SyncEvent)
+}
+
+// PhaseEvent is the start or the end of a phase.
+type PhaseEvent struct {
+	Host     string
+	Phase    Phase
+	Duration time.Duration
+	Err      error // what failed while the phase ran, joined; nil: nothing
+}
+
+// HookEvent is the end of a hook.
+type HookEvent struct {
+	Host     string
+	Phase    Phase
+	Hook     string
+	Duration time.Duration
+	Err      error // a *HookError; nil: it returned nil
+}
+
+// TaskEvent is the end of a task.
+type TaskEvent struct {
+	Host     string
+	Task     string
+	Duration time.Duration
+	Err      error // a *TaskError if the task failed; nil if it ended well or because it was cancelled
+}
+
+// StuckEvent says that a phase still waits, and for whom.
+type StuckEvent struct {
+	Host        string
+	Phase       Phase
+	Age         time.Duration // since the phase began
+	Stragglers  []Straggler   // Stack holds the top frames only
+	QueuedBytes int           // as in Status
+}
+
+// SyncEvent is a batch that the durability actor has written and synced, or
+// failed to.
+type SyncEvent struct {
+	Host     string
+	Txs      int
+	Bytes    int           // of the transactions themselves
+	Durable  Offset        // after this batch
+	Duration time.Duration // of the log's Append and Sync
+	Err      error         // a *LogError; nil: the batch is durable
+}
+
+// The names under which observer funcs and the logger count as stragglers.
+const (
+	inPhaseStart = "observer PhaseStart"
+	inPhaseEnd   = "observer PhaseEnd"
+	inHookEnd    = "observer HookEnd"
+	inTaskEnd    = "observer TaskEnd"
+	inStuck      = "observer Stuck"
+	inSynced     = "observer Synced"
+	inLogger     = "logger"
+)

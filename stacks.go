@@ -1,0 +1,176 @@
+package lifecycle
+
+import (
+	"bytes"
+	"cmp"
+	"runtime"
+	"runtime/pprof"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+)
+
+// Every goroutine of a host carries profiler labels: whose it is, for a person
+// who looks at a profile, and an id, by which its stack is found. Goroutines
+// that user code starts inherit the labels, so a stack counts only if one of
+// this package's mains is at its root.
+const (
+	labelHost = "lifecycle.host"
+	labelTask = "lifecycle.task"
+	labelHook = "lifecycle.hook"
+	labelLog  = "lifecycle.log"
+	labelID   = "lifecycle.id"
+)
+
+var lastLabel atomic.Uint64
+
+// nextLabel returns an id that no other label of the process has.
+func nextLabel() string { return strconv.FormatUint(lastLabel.Add(1), 36) }
+
+const packagePath = "github.com/seed080d9131/lifecycle"
+
+// mains are the functions that the host's goroutines start in.
+var mains = []string{packagePath + ".(*task).main", packagePath + ".(*callout).main", packagePath + ".(*Durability).main"}
+
+// A profile cuts stacks off at so many frames: then the root is not to be seen.
+const profileDepth = 128
+
+// Stacks are collected for so many stragglers, the oldest.
+const maxStacks = 64
+
+// found is a straggler before its stack has been looked up.
+type found struct {
+	Straggler
+	label string // "": it has no goroutine of its own
+}
+
+// withStacks orders stragglers by age, oldest first, and looks up their stacks.
+// It costs a goroutine profile, for which the world stops as long as it takes to
+// walk the stacks, and nothing if there is nobody to look up.
+func withStacks(all []found) []Straggler {
+	slices.SortStableFunc(all, func(a, b found) int {
+		return cmp.Or(-cmp.Compare(a.Age, b.Age), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
+	wanted := map[string]string{}
+	for i := range all {
+		if all[i].label != "" && len(wanted) < maxStacks {
+			wanted[all[i].label] = ""
+		}
+	}
+	if len(wanted) > 0 {
+		lookUpStacks(wanted)
+	}
+	stragglers := make([]Straggler, len(all))
+	for i, f := range all {
+		if stack := wanted[f.label]; stack != "" {
+			f.Stack = stack
+			if strings.Contains(stack, packagePath+".(*Host).Exit\n") || strings.Contains(stack, packagePath+".(*Host).ForceExit\n") {
+				f.Stack = "(it waits inside Exit: if that is its own host's, for itself; Fail begins an exit without waiting)\n" + stack
+			}
+		}
+		stragglers[i] = f.Straggler
+	}
+	return stragglers
+}
+
+// lookUpStacks fills in, for each label id, the stack of a goroutine that
+// carries it.
+//
+// The goroutine profile in its text form is the only public place where labels
+// and stacks stand together: a paragraph for all goroutines of equal stack and
+// labels, with a line "# labels: {…}" and then a line a frame. runtime.Stack
+// knows no labels, and stops the world about eight times as long.
+func lookUpStacks(wanted map[string]string) {
+	var profile bytes.Buffer
+	if pprof.Lookup("goroutine").WriteTo(&profile, 1) != nil {
+		return
+	}
+	for paragraph := range bytes.SplitSeq(profile.Bytes(), []byte("\n\n")) {
+		id := paragraphLabel(paragraph)
+		if stack, ok := wanted[id]; !ok || stack != "" {
+			continue
+		}
+		wanted[id] = readableStack(paragraph)
+	}
+}
+
+// paragraphLabel returns the value of labelID; quotes in other labels' values
+// are escaped, so the key can't be mistaken.
+func paragraphLabel(paragraph []byte) string {
+	const key = `"` + labelID + `":"`
+	_, rest, ok := bytes.Cut(paragraph, []byte("# labels: "))
+	if !ok {
+		return ""
+	}
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	_, value, ok := bytes.Cut(line, []byte(key))
+	if !ok {
+		return ""
+	}
+	value, _, _ = bytes.Cut(value, []byte(`"`))
+	return string(value)
+}
+
+// readableStack turns the frames of a paragraph, lines of the form
+//
+//	#	0x4f2a1b	main.cleanup+0x3b	/src/main.go:42
+//
+// into the form of debug.Stack, or returns "" if the goroutine is not one of the
+// host's own.
+func readableStack(paragraph []byte) string {
+	var b strings.Builder
+	root := ""
+	for line := range bytes.Lines(paragraph) {
+		fields := strings.Split(strings.TrimRight(string(line), "\n"), "\t")
+		if len(fields) < 4 || fields[0] != "#" {
+			continue
+		}
+		root = fields[2]
+		if i := strings.LastIndex(root, "+0x"); i >= 0 {
+			root = root[:i]
+		}
+		b.WriteString(root + "\n\t" + fields[len(fields)-1] + "\n")
+	}
+	first, _, _ := bytes.Cut(paragraph, []byte("\n"))
+	if !slices.Contains(mains, root) && bytes.Count(first, []byte(" 0x")) < profileDepth {
+		return ""
+	}
+	return b.String()
+}
+
+// callerStack is the stack of the calling goroutine; formatStack gives it the
+// same form.
+func callerStack(skip int) []uintptr {
+	pcs := make([]uintptr, 32)
+	return pcs[:runtime.Callers(skip+2, pcs)]
+}
+
+func formatStack(pcs []uintptr) string {
+	var b strings.Builder
+	frames := runtime.CallersFrames(pcs)
+	for {
+		frame, more := frames.Next()
+		if frame.Function != "" && frame.Function != "runtime.goexit" {
+			b.WriteString(frame.Function + "\n\t" + frame.File + ":" + strconv.Itoa(frame.Line) + "\n")
+		}
+		if !more {
+			return b.String()
+		}
+	}
+}
+
+// The report of a straggler in the log has so many frames.
+const topFrames = 4
+
+// top returns the first frames of a stack.
+func top(stack string) string {
+	for i, lines := 0, 0; i < len(stack); i++ {
+		if stack[i] == '\n' {
+			if lines++; lines == 2*topFrames {
+				return stack[:i]
+			}
+		}
+	}
+	return strings.TrimSuffix(stack, "\n")
+}
