@@ -211,6 +211,9 @@ func (d *Durability) ask() (failed *LogError) {
 // only while the queue is full (Options.QueueBytes), in the order of arrival. It
 // does not wait until tx is durable: that is the Pending's Wait.
 //
+// Offsets are given in the order of acceptance. A state machine that applies
+// transactions in the log's order holds a lock of its own across Append.
+//
 // If err is nil the transaction is accepted: it has its offset, and exactly one
 // outcome will follow, whatever happens to ctx. Otherwise nothing was accepted:
 // ctx's own error if it was done or ended while Append waited for room;

@@ -84,7 +84,11 @@ type unknown struct {
 }
 
 func (u *unknown) Error() string {
-	return fmt.Sprintf("lifecycle: host %q: transaction %d: %v: %v", u.host, u.offset, ErrUnknown, u.err)
+	why := fmt.Sprint(u.err)
+	if failed, ok := u.err.(*LogError); ok {
+		why = failed.what() // the host is named already
+	}
+	return fmt.Sprintf("lifecycle: host %q: transaction %d: %v: %s", u.host, u.offset, ErrUnknown, why)
 }
 
 func (u *unknown) Unwrap() error        { return u.err }
@@ -128,8 +132,10 @@ type LogError struct {
 }
 
 func (e *LogError) Error() string {
-	return fmt.Sprintf("lifecycle: %slog: %s: %v", hostText(e.host), e.Op, e.Err)
+	return "lifecycle: " + hostText(e.host) + e.what()
 }
+
+func (e *LogError) what() string { return fmt.Sprintf("log: %s: %v", e.Op, e.Err) }
 
 func (e *LogError) Unwrap() error { return e.Err }
 

@@ -189,6 +189,7 @@ func (e *exit) runHook(k hook) {
 		report.Abandoned = true
 		err = ErrForced
 	case err != nil:
+		report.Error = text(err)
 		failure := &HookError{Phase: k.phase, Hook: k.name, Err: err, host: e.host.name}
 		if caught, ok := err.(*PanicError); ok {
 			failure.Stack = caught.Stack
@@ -203,7 +204,6 @@ func (e *exit) runHook(k hook) {
 }
 
 func (e *exit) endHook(k hook, report HookReport, err error) {
-	report.Error = text(err)
 	h := e.host
 	h.mu.Lock()
 	current := e.current()

@@ -196,7 +196,8 @@ func (h *Host) Exit(ctx context.Context) error {
 // way to do so. It begins the exit or takes over the one that runs, cancels every
 // task and hook, waits ForceGrace for those who obey, and leaves the rest behind:
 // their later appends get ErrClosed. Hooks of PhaseExitModule and PhaseCheckpoint
-// that have not begun are skipped. What was accepted is drained and synced and the
+// that have not begun are skipped, so a task that only such a hook can stop (Serve,
+// which Shutdown ends) should watch its context as well. What was accepted is drained and synced and the
 // log closed, for which it waits until ctx ends; what is not durable by then is
 // settled as ErrUnknown, and the actor closes the log itself when the log's call
 // returns. Release hooks run, each under a context of its own that ends after

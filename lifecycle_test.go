@@ -177,6 +177,7 @@ func expired() context.Context {
 }
 
 // stubborn is a task or hook that ignores its context until release closes.
+//
 //go:noinline
 func stubborn(release <-chan struct{}) func(context.Context) error {
 	return func(context.Context) error { <-release; return nil }
@@ -357,7 +358,7 @@ func TestNoDeadlineSealsTheChannelWhileATaskACallOrAHookIsAlive(t *testing.T) {
 				release := make(chan struct{})
 				start(h, release)
 				for range 3 {
-					require.ErrorIs(t, h.Exit(within(t, time.Hour)), context.DeadlineExceeded)
+					require.ErrorIs(t, h.Exit(within(t, time.Minute)), context.DeadlineExceeded)
 					_, err := h.Durability().Commit(background, []byte("late"))
 					require.NoError(t, err)
 				}

@@ -22,7 +22,9 @@ type Observer struct {
 	// Stuck is invoked every Options.StuckAfter while a phase waits.
 	Stuck func(StuckEvent)
 	// Synced is invoked by the durability actor after each batch, when all who
-	// waited for it have been woken. The next batch waits for it to return.
+	// waited for it have been woken; the next batch waits for it to return. A
+	// forced exit no longer invokes it, so sums of its events may fall short of
+	// Durability.Durable.
 	Synced func(SyncEvent)
 }
 

@@ -1087,6 +1087,23 @@ func TestForceExitThatBeginsTheExitSkipsEveryHookThatItFinds(t *testing.T) {
 	})
 }
 
+func TestAFailureThatIsErrForcedForcesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := lifecycle.New(nil, lifecycle.Options{})
+		require.NoError(t, h.Go("slow", func(ctx context.Context) error {
+			<-ctx.Done()
+			time.Sleep(10 * lifecycle.ForceGrace)
+			_, err := h.Durability().Append(context.WithoutCancel(ctx), nil)
+			return err
+		}))
+		h.Fail(lifecycle.ErrForced) // from another host's exit, say
+		_ = h.Exit(t.Context())
+		outcome := h.Report().Outcome
+		time.Sleep(time.Minute) // no goroutine is to be left, even if the test fails
+		require.Equal(t, "failed", outcome)
+	})
+}
+
 func TestALogThatWasGivenUpIsClosedAndNothingElseWhenItsCallReturns(t *testing.T) {
 	bubbleStorm(t, func(t *testing.T, rng *rand.Rand) {
 		done, cancel := context.WithCancel(t.Context())

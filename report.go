@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -88,7 +89,7 @@ type HookReport struct {
 	Hook      string        `json:"hook"`
 	Start     time.Time     `json:"start"`
 	Duration  time.Duration `json:"duration"`
-	Error     string        `json:"error"`
+	Error     string        `json:"error"`     // what it returned or panicked with; "": nil
 	Skipped   bool          `json:"skipped"`   // by ForceExit, before it began
 	Abandoned bool          `json:"abandoned"` // by ForceExit, while it ran
 }
@@ -195,8 +196,16 @@ func (p PhaseReport) write(b *strings.Builder, r Report) {
 	writeStragglers(b, "waited for ", p.Stragglers, p.Ended)
 	writeStragglers(b, "left behind ", p.Abandoned, true)
 	for _, e := range p.Errors {
-		writeLine(b, "      error: ", e)
+		if !p.isHookError(r.Host, e) { // that stands beside the hook
+			writeLine(b, "      error: ", strings.TrimPrefix(e, "lifecycle: "+hostText(r.Host)))
+		}
 	}
+}
+
+func (p PhaseReport) isHookError(host, text string) bool {
+	return slices.ContainsFunc(p.Hooks, func(h HookReport) bool {
+		return h.Error != "" && text == (&HookError{Phase: p.Phase, Hook: h.Hook, Err: errors.New(h.Error), host: host}).Error()
+	})
 }
 
 // String shows so many stragglers of a phase, the oldest first, and counts the
@@ -274,9 +283,9 @@ func shortDuration(d time.Duration) string {
 	case d < 0:
 		return "-" + shortDuration(-d)
 	case d < 10*time.Microsecond:
-		return d.String()
+		return d.Round(10 * time.Nanosecond).String()
 	case d < 10*time.Millisecond:
-		return d.Round(10 * time.Microsecond / 10).String()
+		return d.Round(10 * time.Microsecond).String()
 	case d < 10*time.Second:
 		return d.Round(time.Millisecond).String()
 	}

@@ -1,0 +1,67 @@
+//go:build linux
+
+package lifecycle_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed080d9131/lifecycle"
+	"github.com/seed080d9131/lifecycle/commitlog"
+)
+
+// BenchmarkDurableCommit is committers that each append 128 B, wait until it is
+// durable, and repeat; "bare" is one goroutine that writes and syncs a zeroed file.
+func BenchmarkDurableCommit(b *testing.B) {
+	b.Run("bare", func(b *testing.B) {
+		f, err := os.Create(filepath.Join(b.TempDir(), "bare"))
+		require.NoError(b, err)
+		defer f.Close()
+		_, err = f.Write(make([]byte, 64<<20))
+		require.NoError(b, err)
+		require.NoError(b, f.Sync())
+		tx := make([]byte, 176)
+		at := int64(0)
+		for b.Loop() {
+			_, err := f.WriteAt(tx, at%(63<<20))
+			require.NoError(b, err)
+			require.NoError(b, syscall.Fdatasync(int(f.Fd())))
+			at += 176
+		}
+	})
+	for _, committers := range []int{1, 8, 64, 512, 4096} {
+		b.Run(fmt.Sprintf("committers=%d", committers), func(b *testing.B) {
+			log, err := commitlog.Open(b.TempDir(), commitlog.Options{})
+			require.NoError(b, err)
+			h := lifecycle.New(log, lifecycle.Options{})
+			tx := make([]byte, 128)
+			b.ResetTimer()
+			var group sync.WaitGroup
+			for i := range committers {
+				n := b.N / committers
+				if i < b.N%committers {
+					n++
+				}
+				group.Go(func() {
+					for range n {
+						if _, err := h.Durability().Commit(context.Background(), tx); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			group.Wait()
+			b.StopTimer()
+			require.NoError(b, h.Exit(context.Background()))
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
+		})
+	}
+}
