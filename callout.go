@@ -27,8 +27,7 @@ type callout struct {
 	*calloutLabel
 	during Phase         // the phase that waits for it; 0: whichever runs
 	start  time.Duration // since the host's birth
-	f      func() error
-	err    error
+	f      func()
 	done   chan struct{} // closed when f has returned; nil: it runs here
 }
 
@@ -127,7 +126,7 @@ func (c *callout) main(cs *callouts) {
 	pprof.SetGoroutineLabels(c.ctx)
 	defer close(c.done)
 	defer cs.end(c)
-	c.err = protect(c.f, func(goexit *PanicError) { c.err = goexit })
+	_ = protect(func() error { c.f(); return nil }, func(*PanicError) {})
 }
 
 // stragglers is what a phase waits for: what it called itself, what others

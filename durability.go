@@ -125,6 +125,7 @@ type Durability struct {
 
 	// The actor's own.
 	txs      [][]byte      // scratch for log.Append
+	takeoff  time.Duration // when the flight's write began: the host's age
 	syncTime time.Duration // smoothed
 }
 
@@ -498,41 +499,51 @@ func (d *Durability) take(generation int) (took, superseded bool) {
 	return true, false
 }
 
-// fly writes and syncs the flight, and settles it.
+// fly writes and syncs the flight, and lands it.
 func (d *Durability) fly() {
-	start := d.host.age()
-	event := SyncEvent{Host: d.host.name, Txs: d.flight.txs, Bytes: d.flight.bytes - d.flight.txs*queueOverhead}
+	d.takeoff = d.host.age()
 	err := d.enter(&callAppend, d.append)
 	if err == nil && !d.givenUp.Load() {
 		err = d.enter(&callSync, d.log.Sync)
 	}
-	took := d.host.age() - start
-	d.syncTime += (took - d.syncTime) / 8
-	d.settle(err)
-
-	if f := d.host.observer.Synced; f != nil && !d.quiet.Load() {
-		event.Durable, event.Duration = d.Durable(), took
-		if err != nil {
-			event.Err = err
-		}
-		d.host.callouts.here(inSynced, PhaseCloseDurability, d.labels, func() { f(event) })
-	}
+	d.land(err)
 }
 
-// enter calls into the log. If the log calls Goexit, the flight is settled as
-// failed and enter does not return.
-func (d *Durability) enter(name *string, f func() error) error {
+// enter calls into the log. If the log calls Goexit, it lands the flight and does
+// not return.
+func (d *Durability) enter(name *string, f func() error) *LogError {
 	d.since.Store(int64(d.host.age()))
 	d.call.Store(name)
 	err := protect(f, func(goexit *PanicError) {
 		d.call.Store(nil)
-		d.settle(&LogError{Op: *name, Err: goexit, host: d.host.name})
+		d.land(&LogError{Op: *name, Err: goexit, host: d.host.name})
 	})
 	d.call.Store(nil)
 	if err != nil {
 		return &LogError{Op: *name, Err: err, host: d.host.name}
 	}
 	return nil
+}
+
+// land settles the flight and tells the observer.
+func (d *Durability) land(err *LogError) {
+	took := d.host.age() - d.takeoff
+	d.syncTime += (took - d.syncTime) / 8
+	event := SyncEvent{Host: d.host.name, Txs: d.flight.txs, Bytes: d.flight.bytes - d.flight.txs*queueOverhead, Duration: took}
+	if err == nil {
+		d.settle()
+	} else {
+		event.Err = err
+		d.poison(err)
+	}
+	if f := d.host.observer.Synced; f != nil {
+		event.Durable = d.Durable()
+		d.host.callouts.here(inSynced, PhaseCloseDurability, d.labels, func() {
+			if !d.quiet.Load() {
+				f(event)
+			}
+		})
+	}
 }
 
 // append hands the flight to the log.
@@ -582,12 +593,8 @@ func (d *Durability) written(bytes int) {
 	wakeAll(admitted)
 }
 
-// settle publishes the flight's outcome.
-func (d *Durability) settle(err error) {
-	if err != nil {
-		d.poison(err.(*LogError))
-		return
-	}
+// settle publishes that the flight is durable.
+func (d *Durability) settle() {
 	d.mu.Lock()
 	f := &d.flight
 	if d.givenUp.Load() { // settled already
@@ -697,11 +704,13 @@ func (d *Durability) giveUp() bool {
 }
 
 // takeOver starts a new goroutine for the actor in place of one that hangs in an
-// observer, unless that has done its work. The old one, when the observer
-// returns, finds itself superseded and ends.
+// observer. It does nothing and returns false if that one has a flight, or has
+// taken its last: then it is not in an observer, and will be in none, for quiet
+// is set. The old one, when the observer returns, finds itself superseded and
+// ends.
 func (d *Durability) takeOver() bool {
 	d.mu.Lock()
-	over := d.over
+	over := d.over || d.flight.txs > 0
 	if !over {
 		d.generation++
 	}
@@ -726,7 +735,15 @@ func (d *Durability) close() {
 	d.since.Store(int64(d.host.age()))
 	d.call.Store(&callClose)
 	defer d.call.Store(nil)
-	fail := func(err error) { d.host.fail(&LogError{Op: callClose, Err: err, host: d.host.name}) }
+	fail := func(err error) {
+		failed := &LogError{Op: callClose, Err: err, host: d.host.name}
+		d.mu.Lock()
+		if d.failed == nil {
+			d.failed = failed
+		}
+		d.mu.Unlock()
+		d.host.fail(failed)
+	}
 	if err := protect(d.log.Close, func(goexit *PanicError) { fail(goexit) }); err != nil {
 		fail(err)
 	}

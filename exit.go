@@ -52,7 +52,15 @@ type exit struct {
 	outcome    string
 }
 
-func newExit(h *Host, cause, failure, cancellation error) *exit {
+func newExit(h *Host, cause, failure error, force bool) *exit {
+	cancellation := cause
+	switch {
+	case cause != nil:
+	case force:
+		cancellation = ErrForced
+	default:
+		cancellation = ErrExiting
+	}
 	e := &exit{
 		host:         h,
 		cause:        cause,
@@ -182,25 +190,35 @@ func (e *exit) runHook(k hook) {
 	abandon, stop := e.patience(ForceGrace / 10)
 	defer stop()
 	ctx := pprof.WithLabels(parent, c.labels)
-	err, returned := e.call(c, abandon, func() error { return k.run(ctx) })
-	report.Duration = e.host.age() - c.start
-	switch {
-	case !returned:
-		report.Abandoned = true
-		err = ErrForced
-	case err != nil:
-		report.Error = text(err)
-		failure := &HookError{Phase: k.phase, Hook: k.name, Err: err, host: e.host.name}
-		if caught, ok := err.(*PanicError); ok {
-			failure.Stack = caught.Stack
-			if caught.Value == ErrGoexit {
-				failure.Err = ErrGoexit
-			}
+	// What the hook came to is taken in its own goroutine too: an error's methods
+	// are user code like the hook.
+	var failure error
+	took := func(err error) {
+		if err != nil {
+			failed := newHookError(k, err, e.host.name)
+			failure, report.Error = failed, text(failed.Err)
+			e.addFailure(failed)
 		}
-		e.addFailure(failure)
-		err = failure
 	}
-	e.endHook(k, report, err)
+	if e.call(c, abandon, func() {
+		took(protect(func() error { return k.run(ctx) }, func(goexit *PanicError) { took(goexit) }))
+	}) {
+		report.Duration = e.host.age() - c.start
+		e.endHook(k, report, failure)
+		return
+	}
+	e.endHook(k, HookReport{Hook: k.name, Start: report.Start, Duration: e.host.age() - c.start, Abandoned: true}, ErrForced)
+}
+
+func newHookError(k hook, err error, host string) *HookError {
+	failed := &HookError{Phase: k.phase, Hook: k.name, Err: err, host: host}
+	if caught, ok := err.(*PanicError); ok {
+		failed.Stack = caught.Stack
+		if caught.Value == ErrGoexit {
+			failed.Err = ErrGoexit
+		}
+	}
+	return failed
 }
 
 func (e *exit) endHook(k hook, report HookReport, err error) {
@@ -215,16 +233,16 @@ func (e *exit) endHook(k hook, report HookReport, err error) {
 	}
 }
 
-// call runs f in a goroutine of its own and waits for it, unless it is left
-// behind.
-func (e *exit) call(c *callout, abandon <-chan struct{}, f func() error) (err error, returned bool) {
+// call runs f in a goroutine of its own and waits for it. It returns false if f
+// is left behind; then nothing that f writes to may be read.
+func (e *exit) call(c *callout, abandon <-chan struct{}, f func()) (returned bool) {
 	c.f, c.done = f, make(chan struct{})
 	go c.main(&e.host.callouts)
 	if e.wait(c.done, abandon) {
-		return c.err, true
+		return true
 	}
 	e.leaveBehind(e.leaveCallout(c))
-	return nil, false
+	return false
 }
 
 // observe calls an observer or the logger. If the runner waits for the same one
@@ -240,9 +258,14 @@ func (e *exit) observe(name string, f func()) {
 	abandon, stop := e.patience(0)
 	defer stop()
 	e.calling = append(e.calling, name)
-	_, _ = e.call(c, abandon, func() error { f(); return nil })
+	e.call(c, abandon, f)
 	e.calling = e.calling[:len(e.calling)-1]
 }
+
+// message is an error whose text is made where it is logged, as user code.
+type message struct{ error }
+
+func (m message) LogValue() slog.Value { return slog.StringValue(text(m.error)) }
 
 func (e *exit) log(level slog.Level, message string, attrs ...any) {
 	logger := e.host.logger
@@ -396,7 +419,6 @@ func (e *exit) force() {
 	h.mu.Lock()
 	e.setForced()
 	h.mu.Unlock()
-	h.durability.quiet.Store(true)
 	h.tasks.cancel(e.cancellation)
 	e.cancelHooks(ErrForced)
 }
@@ -408,6 +430,7 @@ func (e *exit) setForced() {
 		return
 	}
 	e.forced = true
+	e.host.durability.quiet.Store(true)
 	e.graceTimer = time.AfterFunc(ForceGrace, func() { close(e.graceEnd) })
 }
 
@@ -550,7 +573,7 @@ func (e *exit) finish() {
 		level = slog.LevelError
 	}
 	e.log(level, "exit ended", "outcome", outcome, "duration", time.Since(e.start),
-		"accepted", h.durability.Accepted(), "durable", h.durability.Durable(), "err", text(err))
+		"accepted", h.durability.Accepted(), "durable", h.durability.Durable(), "err", message{err})
 
 	h.mu.Lock()
 	e.outcome, e.result = e.conclude() // again: the logger may have been left behind

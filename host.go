@@ -172,7 +172,7 @@ func (h *Host) Exit(ctx context.Context) error {
 	if err := h.checkCaller("Exit", ctx); err != nil {
 		return err
 	}
-	e, _ := h.begin(nil, nil, ErrExiting)
+	e, _ := h.begin(nil, nil, false)
 	w := h.beginWaiting()
 	defer h.endWaiting(w)
 	select {
@@ -210,7 +210,7 @@ func (h *Host) ForceExit(ctx context.Context) error {
 	if err := h.checkCaller("ForceExit", ctx); err != nil {
 		return err
 	}
-	e, _ := h.begin(nil, nil, ErrForced)
+	e, _ := h.begin(nil, nil, true)
 	w := h.beginWaiting()
 	defer h.endWaiting(w)
 	e.force()
@@ -235,18 +235,18 @@ func (h *Host) ForceExit(ctx context.Context) error {
 // does nothing.
 func (h *Host) Fail(cause error) {
 	if cause == nil {
-		h.begin(nil, nil, ErrExiting)
+		h.begin(nil, nil, false)
 		return
 	}
 	failure := &causeError{h.name, cause}
-	if e, first := h.begin(cause, failure, cause); !first {
+	if e, first := h.begin(cause, failure, false); !first {
 		e.addFailure(failure)
 	}
 }
 
 // fail is Fail for the host's own parts, whose errors name the host.
 func (h *Host) fail(failure error) {
-	if e, first := h.begin(failure, failure, failure); !first {
+	if e, first := h.begin(failure, failure, false); !first {
 		e.addFailure(failure)
 	}
 }
@@ -259,17 +259,17 @@ func (h *Host) Exiting() <-chan struct{} { return h.exiting }
 func (h *Host) Done() <-chan struct{} { return h.done }
 
 // begin starts the exit unless it has begun. failure is the cause as part of the
-// result, cancellation the cause that tasks are cancelled with.
-func (h *Host) begin(cause, failure, cancellation error) (e *exit, first bool) {
+// result; force says that ForceExit begins it.
+func (h *Host) begin(cause, failure error, force bool) (e *exit, first bool) {
 	h.mu.Lock()
 	e = h.exit
 	h.mu.Unlock()
 	if e == nil {
-		created := newExit(h, cause, failure, cancellation) // not under the lock: it reads the cause's text
+		created := newExit(h, cause, failure, force) // not under the lock: it reads the cause's text
 		h.mu.Lock()
 		if h.exit == nil {
 			h.exit, h.state, first = created, Exiting, true
-			if cancellation == ErrForced {
+			if force {
 				created.setForced()
 			}
 		}
