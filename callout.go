@@ -29,6 +29,39 @@ type callout struct {
 	start  time.Duration // since the host's birth
 	f      func()
 	done   chan struct{} // closed when f has returned; nil: it runs here
+
+	// Whom exits of other hosts wait for that the hook has called; guarded by
+	// callouts.mu.
+	inside map[*insider]struct{}
+	cs     *callouts
+}
+
+// insider returns the stragglers of a host inside another. Those in seen, which it
+// adds to, have been asked: hosts that wait for each other are not asked for ever.
+type insider func(seen map[*Host]bool) []found
+
+// calloutKey is the key under which a hook's context holds its *callout.
+type calloutKey struct{}
+
+// reportInside makes a hook that waits under ctx for the exit of another host show
+// that one's stragglers beside itself, until it calls done.
+func reportInside(ctx context.Context, stragglers insider) (done func()) {
+	c, ok := ctx.Value(calloutKey{}).(*callout)
+	if !ok {
+		return func() {}
+	}
+	cs, key := c.cs, &stragglers
+	cs.mu.Lock()
+	if c.inside == nil {
+		c.inside = map[*insider]struct{}{}
+	}
+	c.inside[key] = struct{}{}
+	cs.mu.Unlock()
+	return func() {
+		cs.mu.Lock()
+		delete(c.inside, key)
+		cs.mu.Unlock()
+	}
 }
 
 type calloutLabel struct {
@@ -72,7 +105,7 @@ func (cs *callouts) begin(name string, during Phase) *callout {
 
 // beginHook registers a call of a hook, whatever its name.
 func (cs *callouts) beginHook(name string) *callout {
-	c := &callout{calloutLabel: cs.newLabel(name), start: cs.host.age()}
+	c := &callout{calloutLabel: cs.newLabel(name), start: cs.host.age(), cs: cs}
 	cs.mu.Lock()
 	cs.active[c] = struct{}{}
 	cs.mu.Unlock()
@@ -132,11 +165,11 @@ func (c *callout) main(cs *callouts) {
 // stragglers is what a phase waits for: what it called itself, what others
 // called that it awaits, and whatever has been running for as long as stuck,
 // since everything else may hang behind it.
-func (cs *callouts) stragglers(phase Phase, stuck time.Duration) []found {
+func (cs *callouts) stragglers(phase Phase, stuck time.Duration, seen map[*Host]bool) []found {
 	now := cs.host.age()
-	cs.mu.Lock()
-	defer cs.mu.Unlock()
 	grouped := map[*calloutLabel]*found{}
+	var inside []insider
+	cs.mu.Lock()
 	for c := range cs.active {
 		age := now - c.start
 		if c.during != 0 && c.during != phase && age < stuck {
@@ -149,10 +182,17 @@ func (cs *callouts) stragglers(phase Phase, stuck time.Duration) []found {
 		}
 		f.Count++
 		f.Age = max(f.Age, age)
+		for stragglers := range c.inside {
+			inside = append(inside, *stragglers)
+		}
 	}
+	cs.mu.Unlock()
 	all := make([]found, 0, len(grouped))
 	for _, f := range grouped {
 		all = append(all, *f)
+	}
+	for _, stragglers := range inside {
+		all = append(all, stragglers(seen)...)
 	}
 	return all
 }

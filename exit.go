@@ -189,7 +189,7 @@ func (e *exit) runHook(k hook) {
 	// A little longer than its context, so that it can obey that.
 	abandon, stop := e.patience(ForceGrace / 10)
 	defer stop()
-	ctx := pprof.WithLabels(parent, c.labels)
+	ctx := context.WithValue(pprof.WithLabels(parent, c.labels), calloutKey{}, c)
 	// What the hook came to is taken in its own goroutine too: an error's methods
 	// are user code like the hook.
 	var failure error
@@ -321,8 +321,12 @@ func (e *exit) patience(extra time.Duration) (abandon <-chan struct{}, stop func
 
 // stragglers is everyone that a phase waits for.
 func (e *exit) stragglers(p Phase) []found {
+	return e.stragglersBut(p, map[*Host]bool{e.host: true})
+}
+
+func (e *exit) stragglersBut(p Phase, seen map[*Host]bool) []found {
 	h := e.host
-	all := h.callouts.stragglers(p, h.stuckAfter)
+	all := h.callouts.stragglers(p, h.stuckAfter, seen)
 	switch p {
 	case PhaseExitModule:
 		all = append(all, e.calls()...)
@@ -583,8 +587,12 @@ func (e *exit) finish() {
 	if e.graceTimer != nil {
 		e.graceTimer.Stop()
 	}
+	atEnd := h.atEnd
 	h.mu.Unlock()
 	e.cancelHooks(nil)
+	for _, f := range atEnd {
+		f()
+	}
 	close(h.done)
 }
 

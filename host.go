@@ -48,6 +48,7 @@ type Host struct {
 	state   State
 	hooks   []hook
 	waiting map[*waiter]struct{}
+	atEnd   []func() // called when the exit has ended, before done closes
 }
 
 type hook struct {
@@ -173,19 +174,16 @@ func (h *Host) Exit(ctx context.Context) error {
 		return err
 	}
 	e, _ := h.begin(nil, nil, false)
+	if isClosed(h.done) {
+		return e.result
+	}
 	w := h.beginWaiting()
 	defer h.endWaiting(w)
-	select {
-	case <-h.done:
-		return e.result
-	default:
-	}
+	defer reportInside(ctx, h.inner)()
 	select {
 	case <-h.done:
 	case <-ctx.Done():
-		select {
-		case <-h.done:
-		default:
+		if !isClosed(h.done) {
 			return e.unended(ctx.Err())
 		}
 	}
@@ -211,14 +209,13 @@ func (h *Host) ForceExit(ctx context.Context) error {
 		return err
 	}
 	e, _ := h.begin(nil, nil, true)
+	if isClosed(h.done) {
+		return e.result
+	}
 	w := h.beginWaiting()
 	defer h.endWaiting(w)
+	defer reportInside(ctx, h.inner)()
 	e.force()
-	select {
-	case <-h.done:
-		return e.result
-	default:
-	}
 	select {
 	case <-h.done:
 	case <-ctx.Done():
@@ -331,6 +328,37 @@ func (h *Host) endWaiting(w *waiter) {
 	h.mu.Lock()
 	delete(h.waiting, w)
 	h.mu.Unlock()
+}
+
+// whenExited calls f when the exit has ended, before Done closes; at once if it
+// has.
+func (h *Host) whenExited(f func()) {
+	h.mu.Lock()
+	exited := h.state == Exited
+	if !exited {
+		h.atEnd = append(h.atEnd, f)
+	}
+	h.mu.Unlock()
+	if exited {
+		f()
+	}
+}
+
+// inner is whom the exit waits for, as stragglers of a host around this one.
+func (h *Host) inner(seen map[*Host]bool) []found {
+	h.mu.Lock()
+	e := h.exit
+	h.mu.Unlock()
+	if e == nil || seen[h] || isClosed(h.done) {
+		return nil
+	}
+	seen[h] = true
+	phase, _ := h.whereAndWhy()
+	all := e.stragglersBut(phase, seen)
+	for i := range all {
+		all[i].Name = h.name + "/" + all[i].Name
+	}
+	return all
 }
 
 // whereAndWhy is the phase that runs and the text of the exit's cause.

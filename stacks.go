@@ -48,30 +48,38 @@ type found struct {
 // withStacks orders stragglers by age, oldest first, and looks up their stacks.
 // It costs a goroutine profile, for which the world stops as long as it takes to
 // walk the stacks, and nothing if there is nobody to look up.
-func withStacks(all []found) []Straggler {
-	slices.SortStableFunc(all, func(a, b found) int {
-		return cmp.Or(-cmp.Compare(a.Age, b.Age), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
-	})
+func withStacks(all []found) []Straggler { return withStacksOf([][]found{all})[0] }
+
+// withStacksOf is withStacks for several lists, with one profile.
+func withStacksOf(lists [][]found) [][]Straggler {
 	wanted := map[string]string{}
-	for i := range all {
-		if all[i].label != "" && len(wanted) < maxStacks {
-			wanted[all[i].label] = ""
+	for _, all := range lists {
+		slices.SortStableFunc(all, func(a, b found) int {
+			return cmp.Or(-cmp.Compare(a.Age, b.Age), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+		})
+		for i := range all {
+			if all[i].label != "" && len(wanted) < maxStacks {
+				wanted[all[i].label] = ""
+			}
 		}
 	}
 	if len(wanted) > 0 {
 		lookUpStacks(wanted)
 	}
-	stragglers := make([]Straggler, len(all))
-	for i, f := range all {
-		if stack := wanted[f.label]; stack != "" {
-			f.Stack = stack
-			if strings.Contains(stack, packagePath+".(*Host).Exit\n") || strings.Contains(stack, packagePath+".(*Host).ForceExit\n") {
-				f.Stack = "(it waits inside Exit: if that is its own host's, for itself; Fail begins an exit without waiting)\n" + stack
+	result := make([][]Straggler, len(lists))
+	for i, all := range lists {
+		result[i] = make([]Straggler, len(all))
+		for j, f := range all {
+			if stack := wanted[f.label]; stack != "" {
+				f.Stack = stack
+				if strings.Contains(stack, packagePath+".(*Host).Exit\n") || strings.Contains(stack, packagePath+".(*Host).ForceExit\n") {
+					f.Stack = "(it waits inside Exit: if that is its own host's, for itself; Fail begins an exit without waiting)\n" + stack
+				}
 			}
+			result[i][j] = f.Straggler
 		}
-		stragglers[i] = f.Straggler
 	}
-	return stragglers
+	return result
 }
 
 // lookUpStacks fills in, for each label id, the stack of a goroutine that

@@ -255,6 +255,8 @@ func TestCloseReportsEveryOperationThatFailsAndGivesUpEverything(t *testing.T) {
 		if fs.Count() <= from+index {
 			require.NoError(t, err)
 			require.Greater(t, index, 4)
+			trace := fs.Trace()
+			require.Equal(t, faultfs.Unlock, trace[len(trace)-1].Kind, "the lock last")
 			return
 		}
 		require.ErrorIs(t, err, faultfs.ErrInjected, "%+v", fs.Trace()[from+index])

@@ -95,6 +95,7 @@ func repaired(frames []byte, s *segment) []byte {
 // A program of appends, syncs, truncations, reopenings and power failures, a step per byte.
 func FuzzAppendRead(f *testing.F) {
 	f.Add([]byte{1, 2, 3, 250, 100, 251, 9, 252, 40, 253, 7, 254, 250, 8, 255})
+	f.Add([]byte("00\xff0\xff"))
 	f.Fuzz(func(t *testing.T, program []byte) {
 		program = program[:min(len(program), 200)]
 		fs := faultfs.New()

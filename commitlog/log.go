@@ -52,8 +52,8 @@ type Options struct {
 //
 //	the actor       the goroutine that calls Append, AppendBatch, Sync and Close, one after another. It alone
 //	                writes to the active segment and owns the fields named so; they need no lock.
-//	the preparer    a goroutine that the actor starts when the active segment is a quarter full and no blank
-//	                file waits. It fills a file with zeros, hands it over through blanks, and ends. Close
+//	the preparer    a goroutine that Sync starts when the active segment is a quarter full, syncs are frequent and
+//	                no blank file waits. It fills a file with zeros, hands it over through blanks, and ends. Close
 //	                stops it and waits for it.
 //	truncation      whoever holds the one token in turn; it gives up the oldest segments. Close takes the token
 //	                before it gives up the lock, so nothing moves in the directory after that.
@@ -77,18 +77,19 @@ type Log struct {
 	closed  atomic.Bool
 	turn    chan struct{} // holds the one token while nobody truncates
 
+	truncateErr error // the token holder's own: a failed sync of the directory
+
 	// The actor's own.
-	active      *segment
-	file        fsys.File // of the active segment
-	position    int64     // where the next frame goes
-	link        uint32    // sum of the frame before it
-	flushed     int64     // position before which there is nothing to sync, or the disk is at it
-	syncs       int64     // of the active segment
-	asked       bool      // for a successor of it
-	unsynced    bool      // something was written since the last sync
-	failure     error     // the first failed write or sync; everything is refused after it
-	buffer      []byte    // in which Append packs
-	truncateErr error     // owned by the holder of the token: a failed sync of the directory
+	active   *segment
+	file     fsys.File // of the active segment
+	position int64     // where the next frame goes
+	link     uint32    // sum of the frame before it
+	flushed  int64     // position before which there is nothing to sync, or the disk is at it
+	syncs    int64     // of the active segment
+	asked    bool      // for a successor of it
+	unsynced bool      // something was written since the last sync
+	failure  error     // the first failed write or sync; everything is refused after it
+	buffer   []byte    // in which Append packs
 
 	mu        sync.Mutex
 	segments  []*segment    // in order, the active one last; the slice is replaced, never changed
@@ -406,6 +407,11 @@ func (l *Log) Sync() error {
 	if err := l.sync(); err != nil {
 		return l.fail(err)
 	}
+	used := l.position - segmentHeaderBytes
+	if !l.asked && used > (l.active.capacity-segmentHeaderBytes)/4 && used/max(l.syncs, 1) < preparePerSync {
+		l.asked = true
+		l.askForBlank(l.nextCapacity())
+	}
 	return nil
 }
 
@@ -419,10 +425,6 @@ func (l *Log) sync() error {
 	l.unsynced, l.flushed = false, l.position
 	l.durable.Store(l.next.Load())
 	l.syncs++
-	if !l.asked && l.position > l.active.capacity/4 && l.position/l.syncs < preparePerSync {
-		l.asked = true
-		l.askForBlank(l.nextCapacity())
-	}
 	return nil
 }
 
@@ -454,13 +456,14 @@ func (l *Log) Close() error {
 	if l.closed.Swap(true) {
 		return failed(l.dir, "close", ErrClosed)
 	}
+	preparing := l.stopPreparing()
 	var err error
 	if l.failure == nil {
 		if err = l.sync(); err == nil {
 			err = l.mark(kindEnd)
 		}
 	}
-	if preparing := l.stopPreparing(); preparing != nil {
+	if preparing != nil {
 		<-preparing
 	}
 	<-l.turn // whoever takes it from here on finds the log closed

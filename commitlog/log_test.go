@@ -44,6 +44,16 @@ func TestWhatWasSyncedIsReadAndFoundAgain(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
+func TestTheDirectoriesThatOpenMakesAreDurable(t *testing.T) {
+	fs := faultfs.New()
+	l := mustOpen(t, "/a/b/c", Options{FS: fs})
+	commit(t, l, 1, 10)
+	fs.PowerFail(faultfs.KeepNone)
+	l = mustOpen(t, "/a/b/c", Options{FS: fs})
+	require.Len(t, mustContents(t, l), 1)
+	require.NoError(t, l.Close())
+}
+
 func TestNothingIsANoOp(t *testing.T) {
 	fs := faultfs.New()
 	l := mustOpen(t, testDir, Options{FS: fs})

@@ -15,8 +15,8 @@ const (
 	zeroBytes = 256 << 10
 	maxBlanks = 2
 
-	// Blanks pay by the sync and cost by the byte: a log that syncs less often than once in so many bytes
-	// does without the preparer.
+	// Blanks pay by the sync and cost by the byte: a log that appends more than this from one sync to the
+	// next, on the average, does without the preparer.
 	preparePerSync = 256 << 10
 )
 

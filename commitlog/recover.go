@@ -258,6 +258,9 @@ func (w *walk) proof() (position int64, h frameHeader, found bool, err error) {
 // rewrite writes the frames from w.unsynced to w.position over themselves and syncs them. Reading them
 // proves nothing about the medium: when a sync fails, Linux keeps what it could not write readable,
 // counts it as written, and the next sync reports success. Only what is written anew is synced for certain.
+//
+// For the same reason it writes zeros over the header of a torn frame behind them, whether one can be seen
+// or not: were it still there when the next frame is torn in turn, that one's bytes could make it whole.
 func (w *walk) rewrite() error {
 	for p := w.unsynced; p < w.position; {
 		b, err := w.window.some(p, min(w.position, w.window.size)-p)
@@ -270,6 +273,11 @@ func (w *walk) rewrite() error {
 		p += int64(len(b))
 		if p >= w.window.size { // no padding behind the last frame
 			break
+		}
+	}
+	if n := min(frameHeaderBytes, w.window.size-w.position); n > 0 {
+		if err := writeAt(w.window.file, w.segment.path, zeros[:n], w.position); err != nil {
+			return err
 		}
 	}
 	if err := w.window.file.Sync(); err != nil {

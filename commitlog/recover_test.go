@@ -176,6 +176,28 @@ func TestAHeaderProvesDamageBeforeItEvenIfItsOwnRecordsAreTorn(t *testing.T) {
 	require.Equal(t, []string{string(tx(0, 50))}, mustContents(t, l))
 }
 
+func TestProofIsFoundWhereverReadingHappensToEnd(t *testing.T) {
+	for k := range 8 {
+		fs := faultfs.New()
+		l := mustOpen(t, testDir, Options{FS: fs})
+		roomy := *l.active
+		roomy.capacity = 1 << 20 // or the second frame would go to another segment
+		l.active = &roomy
+		require.NoError(t, l.AppendBatch(batch(tx(0, windowBytes-8*k-frameHeaderBytes-recordHeader)), 1))
+		require.NoError(t, l.Sync())
+		require.Equal(t, int64(segmentHeaderBytes+windowBytes-8*k), l.position)
+		commit(t, l, 1, 10)
+		fs.Restart()
+		data, err := fs.ReadFile(segmentPath(0))
+		require.NoError(t, err)
+		data[segmentHeaderBytes+100] ^= 1
+		fs.WriteFile(segmentPath(0), data)
+		_, err = Open(testDir, Options{FS: fs})
+		require.True(t, isDamage(err), "%d bytes of the header in the first window: %v", 8*k, err)
+		require.ErrorContains(t, err, fmt.Sprintf("byte %d holds", segmentHeaderBytes+windowBytes-8*k))
+	}
+}
+
 func TestAMissingSegmentIsDamage(t *testing.T) {
 	for missing, position := range []string{"first", "middle", "last"} {
 		fs, want := makeLog(t, true)
@@ -285,6 +307,22 @@ func TestAFrameFromElsewhereIsNoFrame(t *testing.T) {
 	require.Len(t, mustContents(t, l), 3, "of another log, at the same position and offset")
 }
 
+func TestAHeaderCountsAtItsOwnPositionOfItsOwnSegmentOnly(t *testing.T) {
+	own := segment{base: 10, capacity: minSegmentBytes}
+	other := segment{base: 11, capacity: minSegmentBytes}
+	own.encodeHeader(identity{1})
+	other.encodeHeader(identity{1})
+	b := make([]byte, frameHeaderBytes)
+	h := frameHeader{kind: kindData, count: 1, length: 4, first: 10, synced: 10}
+	h.seal(b, sumStart(own.seed, segmentHeaderBytes))
+	require.True(t, h.open(b, sumStart(own.seed, segmentHeaderBytes)))
+	require.False(t, h.open(b, sumStart(other.seed, segmentHeaderBytes)))
+	for p := int64(0); p < 1<<20; p += frameAlign {
+		require.Equal(t, p == segmentHeaderBytes, h.open(b, sumStart(own.seed, p)))
+	}
+	require.False(t, h.open(make([]byte, frameHeaderBytes), 0), "zeros")
+}
+
 // A frame that a failed process wrote, that never became durable and then does, behind frames that a
 // later process wrote in front of it.
 func TestAFrameOfAnEarlierLifeDoesNotComeBack(t *testing.T) {
@@ -313,6 +351,27 @@ func TestAFrameOfAnEarlierLifeDoesNotComeBack(t *testing.T) {
 	fs.WriteFile(segmentPath(0), data)
 	l = mustOpen(t, testDir, small(fs))
 	require.Equal(t, []string{string(tx(0, 60)), string(tx(1, 60))}, mustContents(t, l))
+}
+
+// The header of a torn frame stays on the medium; a later frame in its place, torn the other way round, has
+// the same bytes where the first lacked them.
+func TestATornFrameIsNotMadeWholeByTheNextOne(t *testing.T) {
+	fs := faultfs.New()
+	l := mustOpen(t, testDir, small(fs))
+	first, second := tx(1, 900), tx(2, 900)
+	require.Equal(t, first[10:], second[10:])
+	keepSector := func(which int) func() bool {
+		n := -1
+		return func() bool { n++; return n == which }
+	}
+	require.NoError(t, l.Append([][]byte{first}))
+	fs.PowerFail(keepSector(0))
+	l = mustOpen(t, testDir, small(fs))
+	require.Zero(t, l.Next())
+	require.NoError(t, l.Append([][]byte{second}))
+	fs.PowerFail(keepSector(1))
+	l = mustOpen(t, testDir, small(fs))
+	require.Zero(t, l.Next())
 }
 
 func TestARecycledFileBringsNothingBack(t *testing.T) {

@@ -278,7 +278,7 @@ func TestAStartThatFailsLeavesNothingLocked(t *testing.T) {
 	c := testConfig(t)
 	var stderr bytes.Buffer
 	require.Equal(t, 1, run([]string{"-addr", taken.Addr().String(), "-dir", c.dir}, io.Discard, &stderr))
-	require.Contains(t, stderr.String(), "address already in use")
+	require.Contains(t, stderr.String(), "listen tcp "+taken.Addr().String())
 
 	d, err := start(c, silent)
 	require.NoError(t, err)

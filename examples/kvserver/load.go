@@ -32,8 +32,9 @@ const loadValueBytes = 1 << 10
 //
 //   - A write answered with 204 is there, at the offset that the answer gave.
 //   - One answered with 503, or whose connection was refused, was never written.
-//   - Any other has an unknown outcome: it may be there, or not, or come to be there
-//     while the client goes on. So the client never touches that key again, and the
+//   - Any other has an unknown outcome, as when the server closes a connection that
+//     it takes for idle: it may be there, or not, or come to be there while the
+//     client goes on. So the client never touches that key again, and the
 //     key ends as the last acknowledged write left it, or as the unknown one does.
 //   - A value with a time to live may be gone from the earliest moment at which it
 //     can have expired on, and must be from the latest.

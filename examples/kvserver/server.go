@@ -59,6 +59,11 @@ func (s *server) http() *http.Server {
 // shuts the server down, which ends Serve, and waits until every response is out.
 // Should Serve end by itself, the task fails the host. The cancellation ends it
 // only where a forced exit skips the hook, or cuts it short.
+//
+// Two habits of Shutdown show in an exit. It closes connections that are idle, so
+// a request that is on its way at that moment meets a closed connection, and its
+// client can't tell the outcome. And it waits up to 5 s for a connection on which
+// no request has come yet.
 func (s *server) serve(listener net.Listener) error {
 	web := s.http()
 	err := s.host.OnExit(lifecycle.PhaseExitModule, "http", web.Shutdown)

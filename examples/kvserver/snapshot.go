@@ -158,7 +158,7 @@ func snapshotPath(dir string, offset uint64) string {
 // prepareSnapshots makes the directory if need be, and removes what snapshots that
 // a crash interrupted have left in it.
 func prepareSnapshots(dir string) error {
-	switch err := os.Mkdir(dir, 0o777); {
+	switch err := os.Mkdir(dir, 0o750); {
 	case err == nil:
 		return syncDir(filepath.Dir(dir))
 	case !errors.Is(err, fs.ErrExist):

@@ -132,6 +132,37 @@ func TestWritersThatRaceForTheSameKeysLeaveWhatTheLogReplaysTo(t *testing.T) {
 	require.Equal(t, len(s.table.expiry), len(state.table.expiry))
 }
 
+func TestWritesAreAppliedInTheOrderOfTheirOffsets(t *testing.T) {
+	dir := t.TempDir()
+	s, host, _ := openStore(t, dir)
+	var writers sync.WaitGroup
+	for i := range 8 {
+		writers.Go(func() {
+			var last lifecycle.Pending
+			for j := range 3000 {
+				var err error
+				if last, err = s.append(t.Context(), record{kind: kindPut, key: "key", value: fmt.Appendf(nil, "%d %d", i, j)}); err != nil {
+					t.Error(err)
+				}
+				s.mu.Lock()
+				for n := 1; n < len(s.pending); n++ {
+					if s.pending[n].offset != s.pending[n-1].offset+1 {
+						t.Error("pending is out of order")
+					}
+				}
+				s.applyDurable()
+				s.mu.Unlock()
+			}
+			if err := s.wait(t.Context(), last); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	writers.Wait()
+	require.EqualValues(t, 8*3000, s.freeze().next)
+	require.Equal(t, content(s.table), content(reopen(t, dir, host).table))
+}
+
 func TestAWriteIsVisibleOnceItIsAcknowledgedAndNotBeforeItIsDurable(t *testing.T) {
 	log := newHeldLog()
 	host := lifecycle.New(log, lifecycle.Options{})

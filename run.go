@@ -1,0 +1,106 @@
+package lifecycle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// RunOptions configure Run. The zero value is good.
+type RunOptions struct {
+	// Grace is how long the exit may take before it is forced. 0: 25 s.
+	Grace time.Duration
+	// Flush is how long a forced exit may take to write what was accepted. 0: 5 s.
+	// Grace + Flush, and a moment, is what a supervisor has to allow
+	// (terminationGracePeriodSeconds, TimeoutStopSec).
+	Flush time.Duration
+	// Signals begin the exit; a second one forces it. nil: SIGINT and SIGTERM.
+	Signals []os.Signal
+	// Logger gets what begins the exit, how long it may take at worst, and what
+	// forces it. nil: silent.
+	Logger *slog.Logger
+}
+
+// Run is the life of a server's process: it waits for a signal, for e to begin its
+// exit by itself, or for ctx to end, and then calls e.Exit. If that has not ended
+// within Grace, or a second signal comes, it calls e.ForceExit, which has Flush to
+// write what was accepted.
+//
+// It returns what the exit returned, nil if it was clean, whoever began it; if it
+// was forced, the error says by what. Before that Run returns only ErrInvalid for
+// a nil ctx or e or a negative duration, with nothing begun. Signals are caught
+// while Run runs and not otherwise.
+func Run(ctx context.Context, e Exiter, opts RunOptions) error {
+	switch {
+	case ctx == nil:
+		return fmt.Errorf("lifecycle: Run: %w: a nil context", ErrInvalid)
+	case e == nil:
+		return fmt.Errorf("lifecycle: Run: %w: nothing to run", ErrInvalid)
+	case opts.Grace < 0 || opts.Flush < 0:
+		return fmt.Errorf("lifecycle: Run: %w: a negative Grace or Flush", ErrInvalid)
+	}
+	if opts.Grace == 0 {
+		opts.Grace = 25 * time.Second
+	}
+	if opts.Flush == 0 {
+		opts.Flush = 5 * time.Second
+	}
+	if opts.Signals == nil {
+		opts.Signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	signals := make(chan os.Signal, 2) // room for the one that begins the exit and the one that forces it
+	if len(opts.Signals) > 0 {         // Notify takes none for all
+		signal.Notify(signals, opts.Signals...)
+		defer signal.Stop(signals)
+	}
+
+	var why string
+	select {
+	case s := <-signals:
+		why = "signal " + s.String()
+	case <-e.Exiting():
+		why = "it began by itself"
+	case <-ctx.Done():
+		why = text(context.Cause(ctx))
+	}
+	opts.Logger.Info("exit", "why", why, "grace", opts.Grace, "flush", opts.Flush, "at_worst", opts.Grace+opts.Flush)
+
+	// Their own contexts: ctx may be done. What it says of whose it is, they say too.
+	grace, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), opts.Grace,
+		fmt.Errorf("it did not end within %v", opts.Grace))
+	defer cancel()
+	grace, force := context.WithCancelCause(grace)
+	watching := make(chan struct{})
+	go func() { // ends with grace
+		defer close(watching)
+		select {
+		case s := <-signals:
+			force(fmt.Errorf("a second signal, %v, came", s))
+		case <-grace.Done():
+		}
+	}()
+	err := e.Exit(grace)
+	force(nil)
+	<-watching
+	if isClosed(e.Done()) || errors.Is(err, ErrSelfExit) {
+		return err
+	}
+	because := context.Cause(grace)
+	if err != nil {
+		opts.Logger.Warn("exit is forced", "because", because.Error(), "err", text(err))
+	}
+	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), opts.Flush)
+	defer cancel()
+	if err := e.ForceExit(flush); err != nil {
+		return fmt.Errorf("lifecycle: Run: the exit was forced since %w: %w", because, err)
+	}
+	return nil
+}
