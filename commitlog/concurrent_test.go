@@ -215,7 +215,7 @@ func TestOpenReportsEveryOperationThatFails(t *testing.T) {
 	for index := 0; ; index++ {
 		c := fs.Clone()
 		c.Hook(faultfs.FailAt(index, faultfs.Fault{}))
-		l, err := Open(testDir, small(c))
+		_, err := Open(testDir, small(c))
 		if c.Count() <= index {
 			require.NoError(t, err)
 			break
@@ -226,7 +226,7 @@ func TestOpenReportsEveryOperationThatFails(t *testing.T) {
 		}
 		require.ErrorIs(t, err, faultfs.ErrInjected, "%+v", c.Trace()[index])
 		c.Hook(nil)
-		l = mustOpen(t, testDir, small(c)) // nothing is left locked
+		l := mustOpen(t, testDir, small(c)) // nothing is left locked
 		require.Equal(t, want, mustContents(t, l))
 	}
 	for index := 0; ; index++ { // and of a new log
