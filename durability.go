@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/seed080d9131/lifecycle/internal/seam"
 )
 
 // Offset is the position of a transaction in the log: from 0, without gaps, in
@@ -306,9 +308,11 @@ func (d *Durability) accept(ctx context.Context, tx []byte, watch bool) (Offset,
 		return 0, nil, fmt.Errorf("lifecycle: host %q: Append: %w: %d bytes, the most is %d", d.host.name, ErrTooLarge, len(tx), MaxTransactionBytes)
 	}
 	var settled <-chan struct{}
+	d.host.at(seam.Append, "")
 	d.mu.Lock()
 	if d.sealed || d.failed != nil {
 		d.mu.Unlock()
+		d.host.at(seam.Refused, "Append")
 		return 0, nil, d.refuse("Append")
 	}
 	if d.room.first != nil || !d.hasRoom(len(tx)) {
@@ -423,6 +427,7 @@ func (d *Durability) await(ctx context.Context, offset Offset, settled <-chan st
 				return err
 			}
 		}
+		d.host.at(seam.Wait, "")
 		select {
 		case <-settled:
 			settled = nil
@@ -468,6 +473,7 @@ func (d *Durability) main(generation int) {
 // take makes the queue the actor's flight. It waits until there is something in
 // it, and returns false when there never will be again.
 func (d *Durability) take(generation int) (took, superseded bool) {
+	d.host.at(seam.Take, "")
 	d.mu.Lock()
 	released := d.released
 	d.released = 0
@@ -491,6 +497,7 @@ func (d *Durability) take(generation int) (took, superseded bool) {
 		}
 		d.parked = true
 		d.mu.Unlock()
+		d.host.at(seam.Park, "")
 		<-d.wake
 		d.mu.Lock()
 	}
@@ -502,8 +509,10 @@ func (d *Durability) take(generation int) (took, superseded bool) {
 // fly writes and syncs the flight, and lands it.
 func (d *Durability) fly() {
 	d.takeoff = d.host.age()
+	d.host.at(seam.Write, "")
 	err := d.enter(&callAppend, d.append)
 	if err == nil && !d.givenUp.Load() {
+		d.host.at(seam.Sync, "")
 		err = d.enter(&callSync, d.log.Sync)
 	}
 	d.land(err)
@@ -531,9 +540,11 @@ func (d *Durability) land(err *LogError) {
 	d.syncTime += (took - d.syncTime) / 8
 	event := SyncEvent{Host: d.host.name, Txs: d.flight.txs, Bytes: d.flight.bytes - d.flight.txs*queueOverhead, Duration: took}
 	if err == nil {
+		d.host.at(seam.Settle, "")
 		d.settle()
 	} else {
 		event.Err = err
+		d.host.at(seam.Poison, "")
 		d.poison(err)
 	}
 	if f := d.host.observer.Synced; f != nil {
@@ -576,6 +587,7 @@ func (d *Durability) append() error {
 // the order in which they came.
 func (d *Durability) written(bytes int) {
 	var admitted []*roomWaiter
+	d.host.at(seam.Written, "")
 	d.mu.Lock()
 	d.bytes -= bytes
 	if d.givenUp.Load() {
@@ -732,6 +744,7 @@ func (d *Durability) closeLog() {
 
 func (d *Durability) close() {
 	defer close(d.closed)
+	d.host.at(seam.CloseLog, "")
 	d.since.Store(int64(d.host.age()))
 	d.call.Store(&callClose)
 	defer d.call.Store(nil)
@@ -891,9 +904,11 @@ type roomWaiter struct {
 
 // awaitRoom waits until w is decided or ctx ends.
 func (d *Durability) awaitRoom(ctx context.Context, w *roomWaiter) (Offset, <-chan struct{}, error) {
+	d.host.at(seam.Room, "")
 	select {
 	case <-w.ready:
 	case <-ctx.Done():
+		d.host.at(seam.TakeBack, "")
 		d.mu.Lock()
 		takenBack := w.listed
 		if takenBack {
@@ -911,6 +926,7 @@ func (d *Durability) awaitRoom(ctx context.Context, w *roomWaiter) (Offset, <-ch
 	d.room.release(w)
 	d.mu.Unlock()
 	if refused {
+		d.host.at(seam.Refused, "Append")
 		return 0, nil, d.refuse("Append")
 	}
 	return offset, settled, nil

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/seed080d9131/lifecycle/internal/seam"
 )
 
 // exit is the one run of a host's exit, in a goroutine of its own: run walks the
@@ -121,14 +123,17 @@ func (e *exit) awaitOrLeave(done <-chan struct{}, alive func() []found) {
 
 func (e *exit) closeDurability() {
 	d := &e.host.durability
+	e.host.at(seam.Seal, "")
 	d.seal()
 	if !e.wait(d.drained, e.graceEnd) { // forced
 		// An observer that hangs on the actor's goroutine must not take what was
 		// accepted with it: another goroutine goes on in its place.
+		e.host.at(seam.TakeOver, "")
 		if len(e.host.callouts.activeNow(inSynced)) > 0 && d.takeOver() {
 			e.leaveBehind(e.leftCallouts(inSynced)...)
 		}
 		if !e.wait(d.drained, e.flushEnd) {
+			e.host.at(seam.GiveUp, "")
 			log := d.straggler()
 			if d.giveUp() {
 				e.leaveBehind(log)
@@ -137,6 +142,7 @@ func (e *exit) closeDurability() {
 			}
 		}
 	}
+	e.host.at(seam.CheckDrain, "")
 	if err := d.checkDrained(); err != nil {
 		e.addFailure(err)
 	}
@@ -144,6 +150,7 @@ func (e *exit) closeDurability() {
 
 func (e *exit) closeLog() {
 	d := &e.host.durability
+	e.host.at(seam.LetClose, "")
 	d.closeLog()
 	if e.wait(d.closed, e.flushEnd) {
 		return
@@ -201,7 +208,10 @@ func (e *exit) runHook(k hook) {
 		}
 	}
 	if e.call(c, abandon, func() {
-		took(protect(func() error { return k.run(ctx) }, func(goexit *PanicError) { took(goexit) }))
+		e.host.at(seam.HookBegin, k.name)
+		err := protect(func() error { return k.run(ctx) }, func(goexit *PanicError) { took(goexit) })
+		e.host.at(seam.HookEnd, k.name)
+		took(err)
 	}) {
 		report.Duration = e.host.age() - c.start
 		e.endHook(k, report, failure)
@@ -522,6 +532,7 @@ func (e *exit) current() *PhaseReport { return &e.phases[len(e.phases)-1] }
 
 func (e *exit) startPhase(p Phase) {
 	h := e.host
+	h.at(seam.Phase, p.String())
 	h.mu.Lock()
 	if e.phase != p {
 		e.enter(p)
@@ -579,6 +590,7 @@ func (e *exit) finish() {
 	e.log(level, "exit ended", "outcome", outcome, "duration", time.Since(e.start),
 		"accepted", h.durability.Accepted(), "durable", h.durability.Durable(), "err", message{err})
 
+	h.at(seam.Finish, "")
 	h.mu.Lock()
 	e.outcome, e.result = e.conclude() // again: the logger may have been left behind
 	e.duration = time.Since(e.start)
@@ -593,6 +605,7 @@ func (e *exit) finish() {
 	for _, f := range atEnd {
 		f()
 	}
+	h.at(seam.Done, "")
 	close(h.done)
 }
 

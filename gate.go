@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"unsafe"
+
+	"github.com/seed080d9131/lifecycle/internal/seam"
 )
 
 // gate counts the calls in flight, and once closed admits no more.
@@ -112,8 +114,10 @@ type Call struct {
 // has left. It neither blocks nor allocates. From the moment the exit begins it
 // returns an error that is ErrExiting, and the zero Call.
 func (h *Host) Enter() (Call, error) {
+	h.at(seam.Enter, "")
 	shard, admitted := h.gate.enter()
 	if !admitted {
+		h.at(seam.Refused, "Enter")
 		return Call{}, h.refuse("Enter", ErrExiting)
 	}
 	return Call{h, shard}, nil
@@ -124,7 +128,11 @@ func (h *Host) Enter() (Call, error) {
 // another call. Where it is noticed, because no call is in flight, nothing is
 // taken from the count and the host fails with an error that is ErrInvalid.
 func (c Call) Leave() {
-	if c.host != nil && !c.host.gate.leave(c.shard) {
+	if c.host == nil {
+		return
+	}
+	c.host.at(seam.Leave, "")
+	if !c.host.gate.leave(c.shard) {
 		c.host.Fail(c.host.invalid("Leave", "no call is in flight, so this one had left before"))
 	}
 }

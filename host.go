@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/seed080d9131/lifecycle/internal/seam"
 )
 
 // Host is one running database: it owns a group of background tasks, the gate
@@ -34,6 +36,7 @@ type Host struct {
 	stuckAfter time.Duration
 	born       time.Time
 	base       context.Context // marks its descendants as the host's own, for ErrSelfExit
+	watch      seam.Watch      // a test kit's; nil: nobody watches
 
 	gate       gate
 	tasks      tasks
@@ -113,6 +116,7 @@ func New(log Log, opts Options) *Host {
 		h.stuckAfter = defaultStuckAfter
 	}
 	h.base = h.mark(context.Background())
+	h.watch = seam.Of(h)
 	h.gate.init()
 	h.callouts.init(h)
 	h.tasks.init(h)
@@ -137,6 +141,7 @@ func (h *Host) OnExit(p Phase, name string, run func(ctx context.Context) error)
 	if !p.takesHooks() {
 		return h.invalid("OnExit "+strconv.Quote(name), fmt.Sprintf("the phase %q takes no hooks", p))
 	}
+	h.at(seam.OnExit, name)
 	h.mu.Lock()
 	begun := h.exit != nil
 	if !begun {
@@ -144,6 +149,7 @@ func (h *Host) OnExit(p Phase, name string, run func(ctx context.Context) error)
 	}
 	h.mu.Unlock()
 	if begun {
+		h.at(seam.Refused, "OnExit")
 		return h.refuse("OnExit "+strconv.Quote(name), ErrExiting)
 	}
 	return nil
@@ -173,6 +179,7 @@ func (h *Host) Exit(ctx context.Context) error {
 	if err := h.checkCaller("Exit", ctx); err != nil {
 		return err
 	}
+	h.at(seam.Exit, "")
 	e, _ := h.begin(nil, nil, false)
 	if isClosed(h.done) {
 		return e.result
@@ -208,6 +215,7 @@ func (h *Host) ForceExit(ctx context.Context) error {
 	if err := h.checkCaller("ForceExit", ctx); err != nil {
 		return err
 	}
+	h.at(seam.ForceExit, "")
 	e, _ := h.begin(nil, nil, true)
 	if isClosed(h.done) {
 		return e.result
@@ -215,10 +223,12 @@ func (h *Host) ForceExit(ctx context.Context) error {
 	w := h.beginWaiting()
 	defer h.endWaiting(w)
 	defer reportInside(ctx, h.inner)()
+	h.at(seam.Force, "")
 	e.force()
 	select {
 	case <-h.done:
 	case <-ctx.Done():
+		h.at(seam.EndFlush, "")
 		e.endFlush()
 		<-h.done
 	}
@@ -231,6 +241,7 @@ func (h *Host) ForceExit(ctx context.Context) error {
 // cause that says something new is added to its result; once it has ended, Fail
 // does nothing.
 func (h *Host) Fail(cause error) {
+	h.at(seam.Fail, "")
 	if cause == nil {
 		h.begin(nil, nil, false)
 		return
@@ -263,6 +274,7 @@ func (h *Host) begin(cause, failure error, force bool) (e *exit, first bool) {
 	h.mu.Unlock()
 	if e == nil {
 		created := newExit(h, cause, failure, force) // not under the lock: it reads the cause's text
+		h.at(seam.Begin, "")
 		h.mu.Lock()
 		if h.exit == nil {
 			h.exit, h.state, first = created, Exiting, true
@@ -277,11 +289,22 @@ func (h *Host) begin(cause, failure error, force bool) (e *exit, first bool) {
 		<-h.exiting // a moment: until whoever began it has ended admission
 		return e, false
 	}
+	h.at(seam.EndTasks, "")
 	h.tasks.refuse()
+	h.at(seam.EndCalls, "")
 	h.gate.close()
+	h.at(seam.Announce, "")
 	close(h.exiting)
 	go e.run()
 	return e, true
+}
+
+// at tells the test kit that watches the host, if one does, that the calling
+// goroutine is about to take a step. No lock may be held.
+func (h *Host) at(step seam.Step, name string) {
+	if h.watch != nil {
+		h.watch(step, name)
+	}
 }
 
 // mark makes contexts recognisable as the host's own.

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/seed080d9131/lifecycle/internal/seam"
 )
 
 // tasks is the group of background tasks of a host.
@@ -87,6 +89,7 @@ func (h *Host) Go(name string, run func(ctx context.Context) error) error {
 	if err := h.checkNamed("Go", name, run == nil); err != nil {
 		return err
 	}
+	h.at(seam.Go, name)
 	return h.tasks.spawn("Go", name, 0, run)
 }
 
@@ -108,6 +111,7 @@ func (h *Host) Every(name string, every time.Duration, run func(ctx context.Cont
 	if every <= 0 {
 		return h.invalid("Every "+strconv.Quote(name), "an interval of "+every.String())
 	}
+	h.at(seam.Every, name)
 	return h.tasks.spawn("Every", name, every, run)
 }
 
@@ -118,6 +122,7 @@ func (ts *tasks) spawn(op, name string, every time.Duration, run func(ctx contex
 	ts.mu.Lock()
 	if ts.refusing {
 		ts.mu.Unlock()
+		ts.host.at(seam.Refused, op)
 		return ts.host.refuse(op+" "+strconv.Quote(name), ErrExiting)
 	}
 	g := ts.groups[name]
@@ -138,12 +143,16 @@ func (ts *tasks) spawn(op, name string, every time.Duration, run func(ctx contex
 func (t *task) main() {
 	pprof.SetGoroutineLabels(t.group.ctx)
 	defer t.leave()
+	t.tasks.host.at(seam.TaskBegin, t.group.name)
 	if t.every > 0 {
 		t.tickUntilCancelled()
+		t.tasks.host.at(seam.TaskEnd, t.group.name)
 		t.end(nil)
 		return
 	}
-	t.end(protect(t.call, func(goexit *PanicError) { t.end(goexit) }))
+	err := protect(t.call, func(goexit *PanicError) { t.end(goexit) })
+	t.tasks.host.at(seam.TaskEnd, t.group.name)
+	t.end(err)
 }
 
 func (t *task) call() error { return t.run(t.group.ctx) }
@@ -162,7 +171,10 @@ func (t *task) tickUntilCancelled() {
 		if ctx.Err() != nil { // both were ready
 			return
 		}
-		t.ticked(protect(t.call, func(goexit *PanicError) { t.ticked(goexit) }))
+		h.at(seam.TickBegin, t.group.name)
+		err := protect(t.call, func(goexit *PanicError) { t.ticked(goexit) })
+		h.at(seam.TickEnd, t.group.name)
+		t.ticked(err)
 		timer.Reset(t.every)
 	}
 }
@@ -222,6 +234,7 @@ func (t *task) leave() {
 		return
 	}
 	ts := t.tasks
+	ts.host.at(seam.TaskLeave, t.group.name)
 	var idle chan struct{}
 	ts.mu.Lock()
 	t.group.unlink(t)
