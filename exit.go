@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/pprof"
+	"runtime/trace"
 	"slices"
 	"strings"
 	"time"
@@ -78,10 +79,13 @@ func newExit(h *Host, cause, failure error, force bool) *exit {
 	return e
 }
 
-// run is the exit from its beginning to its end.
+// run is the exit from its beginning to its end. In an execution trace
+// (runtime/trace) it is a task, and each phase a region.
 func (e *exit) run() {
+	ctx, task := trace.NewTask(context.Background(), "exit of host "+e.host.name)
 	e.log(slog.LevelInfo, "exit begins", "cause", e.causeText)
 	for _, row := range phases {
+		region := trace.StartRegion(ctx, row.String())
 		e.startPhase(row.Phase)
 		if row.hooks {
 			e.runHooks(row.Phase)
@@ -90,7 +94,9 @@ func (e *exit) run() {
 			row.step(e)
 		}
 		e.endPhase(row.Phase)
+		region.End()
 	}
+	task.End()
 	e.finish()
 }
 

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/pprof"
+	"runtime/trace"
 	"slices"
 	"strings"
 	"sync"
@@ -1711,6 +1712,58 @@ func TestReportAndStatusGoThroughJSONUnchanged(t *testing.T) {
 		check()
 		close(release)
 	})
+}
+
+func TestATraceHasEachPhaseHookAndStraggler(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := lifecycle.New(nil, lifecycle.Options{Name: "orders"})
+		var before bytes.Buffer
+		require.NoError(t, h.Report().WriteTrace(&before))
+		require.Contains(t, before.String(), `"host orders"`)
+		release := make(chan struct{})
+		require.NoError(t, h.Go("stuck", stubborn(release)))
+		require.NoError(t, h.OnExit(lifecycle.PhaseRelease, "gauges", func(context.Context) error { time.Sleep(time.Millisecond); return errors.New("busy") }))
+		require.Error(t, h.Exit(within(t, 6*time.Second)))
+		require.Error(t, h.ForceExit(background))
+		close(release)
+		var out bytes.Buffer
+		require.NoError(t, h.Report().WriteTrace(&out))
+		var got struct {
+			TraceEvents []struct {
+				Name, Ph string
+				Ts, Dur  float64
+				Args     map[string]any
+			}
+		}
+		require.NoError(t, json.Unmarshal(out.Bytes(), &got))
+		var names []string
+		for _, e := range got.TraceEvents {
+			names = append(names, e.Ph+" "+e.Name)
+			if e.Name == "await tasks" {
+				require.Equal(t, 6.1e6, e.Dur)
+			}
+			if e.Name == "hook gauges" {
+				require.Equal(t, []any{6.1e6, 1e3, "busy"}, []any{e.Ts, e.Dur, e.Args["error"]})
+			}
+		}
+		require.Equal(t, []string{
+			"M process_name", "M thread_name", "X exit", "X exit module", "X cancel tasks", "X await tasks",
+			"i waited for task stuck", "i left behind task stuck", "X checkpoint", "X close durability", "X close log", "X release", "X hook gauges",
+		}, names)
+	})
+}
+
+func TestTheExitIsATaskWithRegionsInAnExecutionTrace(t *testing.T) {
+	var out bytes.Buffer
+	if err := trace.Start(&out); err != nil {
+		t.Skipf("skipped: somebody else is tracing: %v", err)
+	}
+	h := lifecycle.New(nil, lifecycle.Options{Name: "traced"})
+	require.NoError(t, h.Exit(background))
+	trace.Stop()
+	for _, want := range []string{"exit of host traced", "exit module", "cancel tasks", "await tasks", "checkpoint", "close durability", "close log", "release"} {
+		require.True(t, bytes.Contains(out.Bytes(), []byte(want)), want)
+	}
 }
 
 func TestPhaseAndStateAreText(t *testing.T) {
