@@ -70,6 +70,7 @@ type calloutLabel struct {
 	labels pprof.LabelSet
 	ctx    context.Context // carries the labels
 	left   bool            // ForceExit left one behind: it is not called again; guarded by callouts.mu
+	kept   bool            // a panic or Goexit of one has been kept, or is a hook\'s, which keeps its own; guarded by callouts.mu
 }
 
 func (cs *callouts) init(h *Host) {
@@ -106,6 +107,7 @@ func (cs *callouts) begin(name string, during Phase) *callout {
 // beginHook registers a call of a hook, whatever its name.
 func (cs *callouts) beginHook(name string) *callout {
 	c := &callout{calloutLabel: cs.newLabel(name), start: cs.host.age(), cs: cs}
+	c.kept = true
 	cs.mu.Lock()
 	cs.active[c] = struct{}{}
 	cs.mu.Unlock()
@@ -139,8 +141,15 @@ func (cs *callouts) activeNow(name string) []*callout {
 	return all
 }
 
+// wasLeft reports whether c, a hook's call, has been left behind.
+func (cs *callouts) wasLeft(c *callout) bool {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	return c.left
+}
+
 // here calls f on the calling goroutine, whose own labels are those of own. A
-// panic of f changes nothing; a Goexit unwinds the goroutine.
+// panic of f is kept and changes nothing; a Goexit unwinds the goroutine.
 func (cs *callouts) here(name string, during Phase, own context.Context, f func()) {
 	c := cs.begin(name, during)
 	if c == nil {
@@ -151,7 +160,7 @@ func (cs *callouts) here(name string, during Phase, own context.Context, f func(
 		pprof.SetGoroutineLabels(own)
 		cs.end(c)
 	}()
-	_ = protect(func() error { f(); return nil }, func(*PanicError) {})
+	c.call(cs, f)
 }
 
 // main is the goroutine of what the exit calls.
@@ -159,7 +168,35 @@ func (c *callout) main(cs *callouts) {
 	pprof.SetGoroutineLabels(c.ctx)
 	defer close(c.done)
 	defer cs.end(c)
-	_ = protect(func() error { c.f(); return nil }, func(*PanicError) {})
+	c.call(cs, c.f)
+}
+
+// call calls f and keeps its panic or Goexit. (A hook's f has kept the hook's.)
+func (c *callout) call(cs *callouts, f func()) {
+	keep := func(err error, stack []byte) { cs.keep(c, err, stack) }
+	if err, stack := protect(func() error { f(); return nil }, keep); err != nil {
+		keep(err, stack)
+	}
+}
+
+// keep puts the first panic or Goexit of an observer, or of the logger, into the
+// log and, if the exit runs, into its report. It is no failure of the host.
+func (cs *callouts) keep(c *callout, err error, stack []byte) {
+	cs.mu.Lock()
+	kept := c.kept
+	c.kept = true
+	cs.mu.Unlock()
+	if kept {
+		return
+	}
+	h, message := cs.host, c.name+": "+text(err)
+	h.noteError(message)
+	if h.logger != nil && c.name != inLogger {
+		_, _ = protect(func() error {
+			h.logger.ErrorContext(h.base, "panic caught", "host", h.name, "in", c.name, "err", message, "stack", string(stack))
+			return nil
+		}, func(error, []byte) {})
+	}
 }
 
 // stragglers is what a phase waits for: what it called itself, what others

@@ -110,8 +110,13 @@ func NewController[K comparable](opts ControllerOptions) *Controller[K] {
 // and a host whose exit has begun already the error of that exit. Those who wait for
 // a caller whose own context ended try again themselves. Once the Controller's exit
 // has begun, Launch refuses with ErrExiting, and what a call under way had opened is
-// exited. A Launch from inside open for the same key is ErrSelfExit.
+// exited. A Launch from inside open for the same key, or from inside the key's own
+// host while that exits, is ErrSelfExit. open's context ends when open has
+// returned: nothing that is to live longer may hang on it.
 func (c *Controller[K]) Launch(ctx context.Context, key K, open func(ctx context.Context) (*Host, error)) (*Host, error) {
+	if err := checkKey("Launch", key); err != nil {
+		return nil, err
+	}
 	name := fmt.Sprint(key)
 	switch {
 	case ctx == nil:
@@ -155,6 +160,9 @@ func (c *Controller[K]) Launch(ctx context.Context, key K, open func(ctx context
 		case host != nil && !isClosed(host.exiting):
 			return host, nil
 		case host != nil:
+			if ctx.Value(marker{host}) != nil { // from inside the host that it would wait for
+				return nil, c.selfExit("Launch", name)
+			}
 			wait = host.done
 		}
 		select {
@@ -166,6 +174,20 @@ func (c *Controller[K]) Launch(ctx context.Context, key K, open func(ctx context
 			return e.host, e.err
 		}
 	}
+}
+
+// checkKey refuses a key that can't be one: where K is an interface, a value that
+// has no hash; and one that is not equal to itself, which would never be found.
+func checkKey[K comparable](op string, key K) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("lifecycle: controller: %s: %w: the key: %v", op, ErrInvalid, v)
+		}
+	}()
+	if _, found := map[K]bool{key: true}[key]; !found {
+		return fmt.Errorf("lifecycle: controller: %s: %w: the key %v is not equal to itself", op, ErrInvalid, key)
+	}
+	return nil
 }
 
 // launchMarker marks the context of a key's open, controllerMarker that of any.
@@ -180,10 +202,12 @@ type (
 // launch is the goroutine of a launch. leader is the context of who asked for it.
 func (c *Controller[K]) launch(leader, ctx context.Context, key K, e *entry, open func(ctx context.Context) (*Host, error)) {
 	var host *Host
-	err := protect(func() (err error) {
+	err, _ := protect(func() (err error) {
 		host, err = open(ctx)
 		return err
-	}, func(goexit *PanicError) { c.endLaunch(leader, key, e, nil, goexit) })
+	}, func(err error, stack []byte) {
+		c.endLaunch(leader, key, e, nil, &PanicError{Value: err, Stack: stack})
+	})
 	c.endLaunch(leader, key, e, host, err)
 }
 
@@ -265,6 +289,9 @@ func (c *Controller[K]) free(key K) {
 // Host returns the key's host, which may be exiting. The error is ErrNoHost if
 // there is none, or if it is still being launched. It does not block.
 func (c *Controller[K]) Host(key K) (*Host, error) {
+	if err := checkKey("Host", key); err != nil {
+		return nil, err
+	}
 	c.mu.Lock()
 	var host *Host
 	if e := c.entries[key]; e != nil {
@@ -304,6 +331,9 @@ func (c *Controller[K]) ForceExitHost(ctx context.Context, key K) error {
 }
 
 func (c *Controller[K]) exitHost(ctx context.Context, key K, op string, want wanted, exit func(*Host, context.Context) error) error {
+	if err := checkKey(op, key); err != nil {
+		return err
+	}
 	switch {
 	case ctx == nil:
 		return fmt.Errorf("lifecycle: %s %q: %w: a nil context", op, fmt.Sprint(key), ErrInvalid)
@@ -569,7 +599,7 @@ func (c *Controller[K]) checkCaller(op string, ctx context.Context) error {
 }
 
 func (c *Controller[K]) selfExit(op, name string) error {
-	return fmt.Errorf("lifecycle: %s %q inside its own Launch: %w", op, name, ErrSelfExit)
+	return fmt.Errorf("lifecycle: %s %q inside its own launch or host: %w", op, name, ErrSelfExit)
 }
 
 // log writes a record. A handler that panics or calls Goexit changes nothing.

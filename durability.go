@@ -24,6 +24,9 @@ const MaxTransactionBytes = 64 << 20
 // Each transaction in the queue counts its length and this.
 const queueOverhead = 32
 
+// The most that BatchLog.BatchHeader may ask for.
+const maxBatchHeader = 4096
+
 // Log is where the durability actor writes. The actor is its only caller after
 // New, and its calls never overlap.
 type Log interface {
@@ -46,8 +49,8 @@ type Log interface {
 // makes. The actor uses it where a log has it; commitlog has.
 type BatchLog interface {
 	Log
-	// BatchHeader is how many bytes the log wants free in front of each batch.
-	// The host asks once, in New.
+	// BatchHeader is how many bytes the log wants free in front of each batch, at
+	// most 4096. The host asks once, in New.
 	BatchHeader() int
 	// AppendBatch is Append for the n transactions in batch. Its first
 	// BatchHeader bytes are the log's to write; n records follow, each a
@@ -86,7 +89,8 @@ type BatchLog interface {
 // and goes straight to closing the log.
 //
 // The lock is held for a copy and for bookkeeping, nothing else; channels are
-// closed after it is released.
+// closed after it is released. A Durability comes with its Host; the zero value
+// can't be used.
 type Durability struct {
 	host     *Host
 	log      Log      // nil: in memory
@@ -189,21 +193,22 @@ func (d *Durability) ask() (failed *LogError) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		fail := func(err error) {
-			d.first, failed = 0, &LogError{Op: callNext, Err: err, host: d.host.name}
+		fail := func(err error, stack []byte) {
+			d.first, failed = 0, newLogError(d.host.name, callNext, err, stack)
 		}
-		err := protect(func() error {
+		err, stack := protect(func() error {
 			d.first = d.log.Next()
 			if b, ok := d.log.(BatchLog); ok {
-				d.batchLog, d.header = b, b.BatchHeader()
-				if d.header < 0 {
-					return fmt.Errorf("a BatchHeader of %d", d.header)
+				header := b.BatchHeader()
+				if header < 0 || header > maxBatchHeader {
+					return fmt.Errorf("a BatchHeader of %d, the most is %d", header, maxBatchHeader)
 				}
+				d.batchLog, d.header = b, header
 			}
 			return nil
-		}, func(goexit *PanicError) { fail(goexit) })
+		}, fail)
 		if err != nil {
-			fail(err)
+			fail(err, stack)
 		}
 	}()
 	<-done
@@ -307,7 +312,6 @@ func (d *Durability) accept(ctx context.Context, tx []byte, watch bool) (Offset,
 	if len(tx) > MaxTransactionBytes {
 		return 0, nil, fmt.Errorf("lifecycle: host %q: Append: %w: %d bytes, the most is %d", d.host.name, ErrTooLarge, len(tx), MaxTransactionBytes)
 	}
-	var settled <-chan struct{}
 	d.host.at(seam.Append, "")
 	d.mu.Lock()
 	if d.sealed || d.failed != nil {
@@ -316,10 +320,17 @@ func (d *Durability) accept(ctx context.Context, tx []byte, watch bool) (Offset,
 		return 0, nil, d.refuse("Append")
 	}
 	if d.room.first != nil || !d.hasRoom(len(tx)) {
-		w := d.room.add(tx, watch)
 		d.mu.Unlock()
-		return d.awaitRoom(ctx, w)
+		return d.acceptLater(ctx, tx, watch)
 	}
+	offset, settled := d.admit(tx, watch)
+	return offset, settled, nil
+}
+
+// admit ends accept and acceptLater: it is called with mu held and room for tx, and
+// releases mu.
+func (d *Durability) admit(tx []byte, watch bool) (Offset, <-chan struct{}) {
+	var settled <-chan struct{}
 	offset := d.push(tx)
 	if watch && d.log != nil {
 		settled = d.queue.watch()
@@ -335,7 +346,33 @@ func (d *Durability) accept(ctx context.Context, tx []byte, watch bool) (Offset,
 		d.wake <- struct{}{}
 	}
 	closeAll(future)
-	return offset, settled, nil
+	return offset, settled
+}
+
+// acceptLater is accept where there was no room.
+func (d *Durability) acceptLater(ctx context.Context, tx []byte, watch bool) (Offset, <-chan struct{}, error) {
+	done := ctx.Done() // before tx is listed: it is user code, and may panic
+	d.mu.Lock()
+	switch {
+	case d.sealed || d.failed != nil:
+		d.mu.Unlock()
+		d.host.at(seam.Refused, "Append")
+		return 0, nil, d.refuse("Append")
+	case d.room.first == nil && d.hasRoom(len(tx)):
+		offset, settled := d.admit(tx, watch)
+		return offset, settled, nil
+	}
+	w := d.room.add(tx, watch)
+	d.mu.Unlock()
+	return d.awaitRoom(ctx, done, w)
+}
+
+// endOf is the error of a context whose Done is closed.
+func endOf(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return context.Canceled // a context that does not know itself
 }
 
 // refuse makes the error of an Append, or a Wait, that comes too late.
@@ -395,10 +432,10 @@ func (d *Durability) outcome(offset Offset) (settled <-chan struct{}, err error)
 		return nil, nil
 	case offset < d.accepted.Load():
 		switch {
-		case failed != nil:
-			err = &unknown{d.host.name, offset, failed}
 		case d.givenUp.Load():
 			err = &unknown{d.host.name, offset, ErrForced}
+		case failed != nil:
+			err = &unknown{d.host.name, offset, failed}
 		case offset < d.flight.end:
 			settled = d.flight.watch()
 		default:
@@ -436,9 +473,9 @@ func (d *Durability) await(ctx context.Context, offset Offset, settled <-chan st
 				return err
 			}
 			if offset < d.accepted.Load() {
-				return &unknown{d.host.name, offset, ctx.Err()}
+				return &unknown{d.host.name, offset, endOf(ctx)}
 			}
-			return ctx.Err()
+			return endOf(ctx)
 		}
 	}
 }
@@ -523,15 +560,21 @@ func (d *Durability) fly() {
 func (d *Durability) enter(name *string, f func() error) *LogError {
 	d.since.Store(int64(d.host.age()))
 	d.call.Store(name)
-	err := protect(f, func(goexit *PanicError) {
-		d.call.Store(nil)
-		d.land(&LogError{Op: *name, Err: goexit, host: d.host.name})
+	err, stack := protect(f, func(err error, stack []byte) {
+		d.left()
+		d.land(newLogError(d.host.name, *name, err, stack))
 	})
-	d.call.Store(nil)
+	d.left()
 	if err != nil {
-		return &LogError{Op: *name, Err: err, host: d.host.name}
+		return newLogError(d.host.name, *name, err, stack)
 	}
 	return nil
+}
+
+// left says that the actor has left the log's call.
+func (d *Durability) left() {
+	d.call.Store(nil)
+	d.since.Store(int64(d.host.age()))
 }
 
 // land settles the flight and tells the observer.
@@ -673,18 +716,16 @@ func (d *Durability) seal() {
 	}
 }
 
-// isBusy reports whether the log's phase p has something to wait for.
+// isBusy reports whether the log is what its phase p waits for: it is in a call, or
+// has something to write.
 func (d *Durability) isBusy(p Phase) bool {
-	ended := d.drained
-	if p == PhaseCloseLog {
-		ended = d.closed
-	}
-	select {
-	case <-ended:
-		return false
-	default:
+	if d.call.Load() != nil {
 		return true
 	}
+	if p == PhaseCloseLog {
+		return !isClosed(d.closed)
+	}
+	return d.queuedBytes() > 0
 }
 
 // checkDrained says what is wrong if the drain has ended and something that was
@@ -748,17 +789,17 @@ func (d *Durability) close() {
 	d.since.Store(int64(d.host.age()))
 	d.call.Store(&callClose)
 	defer d.call.Store(nil)
-	fail := func(err error) {
-		failed := &LogError{Op: callClose, Err: err, host: d.host.name}
+	fail := func(err error, stack []byte) {
+		failed := newLogError(d.host.name, callClose, err, stack)
 		d.mu.Lock()
-		if d.failed == nil {
+		if d.failed == nil && !d.givenUp.Load() { // or else the outcome is known
 			d.failed = failed
 		}
 		d.mu.Unlock()
 		d.host.fail(failed)
 	}
-	if err := protect(d.log.Close, func(goexit *PanicError) { fail(goexit) }); err != nil {
-		fail(err)
+	if err, stack := protect(d.log.Close, fail); err != nil {
+		fail(err, stack)
 	}
 }
 
@@ -903,11 +944,11 @@ type roomWaiter struct {
 }
 
 // awaitRoom waits until w is decided or ctx ends.
-func (d *Durability) awaitRoom(ctx context.Context, w *roomWaiter) (Offset, <-chan struct{}, error) {
+func (d *Durability) awaitRoom(ctx context.Context, done <-chan struct{}, w *roomWaiter) (Offset, <-chan struct{}, error) {
 	d.host.at(seam.Room, "")
 	select {
 	case <-w.ready:
-	case <-ctx.Done():
+	case <-done:
 		d.host.at(seam.TakeBack, "")
 		d.mu.Lock()
 		takenBack := w.listed
@@ -917,7 +958,7 @@ func (d *Durability) awaitRoom(ctx context.Context, w *roomWaiter) (Offset, <-ch
 		}
 		d.mu.Unlock()
 		if takenBack {
-			return 0, nil, ctx.Err()
+			return 0, nil, endOf(ctx)
 		}
 		<-w.ready
 	}

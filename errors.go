@@ -27,7 +27,8 @@ var (
 	// exit without waiting.
 	ErrSelfExit = errors.New("an exit can't be awaited from inside the host: it would wait for its own caller")
 	// ErrForced: ForceExit left something behind, skipped it or lost it. It is
-	// also the cause that tasks and hooks see when ForceExit cancels them.
+	// also the cause that hooks see when ForceExit cancels them, and tasks when it
+	// began the exit.
 	ErrForced = errors.New("the exit was forced")
 	// ErrUnknown: the transaction was accepted, but whether it is durable can't
 	// be told. The log shows it when it is opened again.
@@ -67,6 +68,9 @@ func (r *refusal) Unwrap() error { return r.is }
 
 // refuse makes the refusal of what, with the phase and cause of the moment.
 func (h *Host) refuse(what string, is error) error {
+	if is == ErrExiting {
+		<-h.exiting // a moment: until everything new is refused
+	}
 	phase, cause := h.whereAndWhy()
 	return &refusal{host: h, what: what, phase: phase, cause: cause, is: is}
 }
@@ -129,13 +133,27 @@ type LogError struct {
 	Op   string // "next", "append", "sync" or "close"
 	Err  error  // what the log returned, or a *PanicError (its Value is ErrGoexit if it called runtime.Goexit)
 	host string
+	text string // of Err, made when the host met it
 }
 
 func (e *LogError) Error() string {
 	return "lifecycle: " + hostText(e.host) + e.what()
 }
 
-func (e *LogError) what() string { return fmt.Sprintf("log: %s: %v", e.Op, e.Err) }
+func (e *LogError) what() string {
+	why := e.text
+	if why == "" {
+		why = fmt.Sprint(e.Err)
+	}
+	return "log: " + e.Op + ": " + why
+}
+
+func newLogError(host, op string, err error, stack []byte) *LogError {
+	if err == ErrGoexit && stack != nil {
+		err = &PanicError{Value: ErrGoexit, Stack: stack}
+	}
+	return &LogError{Op: op, Err: err, host: host, text: text(err)}
+}
 
 func (e *LogError) Unwrap() error { return e.Err }
 
@@ -163,7 +181,8 @@ func (e *PanicError) Unwrap() error {
 
 // ExitError says that an exit has not ended for this caller yet (Err is the
 // caller's context error, and the exit goes on), or that it was forced (Err is
-// ErrForced). It unwraps to Cause and Err.
+// ErrForced, joined with ErrUnknown and the failures beside the cause where there
+// are any). It unwraps to Cause and Err.
 type ExitError struct {
 	Host       string
 	Phase      Phase       // that waits, or in which the first was left behind
@@ -217,8 +236,12 @@ type Straggler struct {
 	Kind  string        `json:"kind"` // "call", "task", "hook" or "log"
 	Name  string        `json:"name"`
 	Count int           `json:"count"`
-	Age   time.Duration `json:"age"`   // of the oldest, since it began; a call's is at least this
-	Stack string        `json:"stack"` // of one of them, its own; "": not to be had
+	Age   time.Duration `json:"age"` // of the oldest, since it began; a call's is at least this
+	// Stack is that of one of them, its own. "": it is not to be had, because it is
+	// not among the oldest 64, or replaced the profiler labels that its context
+	// carries. Calls have no goroutine that the host knows: theirs shows who waits
+	// inside Exit, since one of those may hold a call.
+	Stack string `json:"stack"`
 }
 
 // String returns kind, name, count and age in a few words.
@@ -274,11 +297,13 @@ func (c *causeError) Unwrap() error { return c.err }
 
 // onlyEchoes reports whether err says nothing but what is already known: every
 // leaf of its tree, and it has one, lies under a node for which known holds. An
-// error that wraps context.Canceled *and* something else says something else.
+// error that wraps context.Canceled *and* something else says something else, and
+// so does one whose tree has more than maxNodes nodes, or no end.
 func onlyEchoes(err error, known func(error) bool) bool {
+	nodes := 0
 	var walk func(error) bool
 	walk = func(err error) bool {
-		if err == nil {
+		if nodes++; err == nil || nodes > maxNodes {
 			return false
 		}
 		if known(err) {
@@ -300,6 +325,8 @@ func onlyEchoes(err error, known func(error) bool) bool {
 	}
 	return aside(false, func() bool { return walk(err) })
 }
+
+const maxNodes = 1000
 
 // isSame reports whether err is target itself. (What its Is method may say does
 // not count: a *LogError is ErrClosed, and yet says more.)
@@ -354,10 +381,11 @@ func hostText(host string) string {
 	return fmt.Sprintf("host %q: ", host)
 }
 
-// protect calls f and returns its error; a panic comes back as a *PanicError. A
-// runtime.Goexit can't be stopped: goexit is called with the stack while the
-// goroutine unwinds, and protect does not return.
-func protect(f func() error, goexit func(*PanicError)) (err error) {
+// protect calls f and returns its error. A panic comes back as a *PanicError and
+// the stack; the stack is what tells it from an error of that type which f returned.
+// A runtime.Goexit can't be stopped: goexit is called with ErrGoexit and the stack
+// while the goroutine unwinds, and protect does not return.
+func protect(f func() error, goexit func(err error, stack []byte)) (err error, stack []byte) {
 	returned := false
 	defer func() {
 		if returned {
@@ -366,13 +394,14 @@ func protect(f func() error, goexit func(*PanicError)) (err error) {
 		// A second defer would be the usual way to tell the two apart, since
 		// recover stops a panic but not a Goexit; recover's answer is enough
 		// since panic(nil) became an error of its own (Go 1.21).
+		stack = debug.Stack()
 		if v := recover(); v != nil {
-			err = &PanicError{Value: v, Stack: debug.Stack()}
+			err = &PanicError{Value: v, Stack: stack}
 			return
 		}
-		goexit(&PanicError{Value: ErrGoexit, Stack: debug.Stack()})
+		goexit(ErrGoexit, stack)
 	}()
 	err = f()
 	returned = true
-	return err
+	return err, nil
 }

@@ -37,8 +37,10 @@ type exit struct {
 	result       error // set before host.done closes
 
 	// The runner's own.
-	nextReport time.Time // of stragglers
-	calling    []string  // observers and the logger that the runner waits for
+	nextReport time.Time     // of stragglers
+	calling    []string      // observers and the logger that the runner waits for
+	observed   time.Duration // by observers, since ForceExit
+	logged     time.Duration // by the logger, since ForceExit
 
 	// Guarded by host.mu.
 	phase      Phase
@@ -206,35 +208,24 @@ func (e *exit) runHook(k hook) {
 	// What the hook came to is taken in its own goroutine too: an error's methods
 	// are user code like the hook.
 	var failure error
-	took := func(err error) {
-		if err != nil {
-			failed := newHookError(k, err, e.host.name)
-			failure, report.Error = failed, text(failed.Err)
+	took := func(err error, stack []byte) {
+		if err != nil && !e.host.callouts.wasLeft(c) {
+			failed := &HookError{Phase: k.phase, Hook: k.name, Err: err, Stack: stack, host: e.host.name}
+			failure, report.Error = failed, text(err)
 			e.addFailure(failed)
 		}
 	}
 	if e.call(c, abandon, func() {
 		e.host.at(seam.HookBegin, k.name)
-		err := protect(func() error { return k.run(ctx) }, func(goexit *PanicError) { took(goexit) })
+		err, stack := protect(func() error { return k.run(ctx) }, took)
 		e.host.at(seam.HookEnd, k.name)
-		took(err)
+		took(err, stack)
 	}) {
 		report.Duration = e.host.age() - c.start
 		e.endHook(k, report, failure)
 		return
 	}
 	e.endHook(k, HookReport{Hook: k.name, Start: report.Start, Duration: e.host.age() - c.start, Abandoned: true}, ErrForced)
-}
-
-func newHookError(k hook, err error, host string) *HookError {
-	failed := &HookError{Phase: k.phase, Hook: k.name, Err: err, host: host}
-	if caught, ok := err.(*PanicError); ok {
-		failed.Stack = caught.Stack
-		if caught.Value == ErrGoexit {
-			failed.Err = ErrGoexit
-		}
-	}
-	return failed
 }
 
 func (e *exit) endHook(k hook, report HookReport, err error) {
@@ -271,11 +262,24 @@ func (e *exit) observe(name string, f func()) {
 	if c == nil {
 		return
 	}
-	abandon, stop := e.patience(0)
+	// In a forced exit all calls of observers together have ForceGrace, and those of
+	// the logger too: a slow one is not to make it long.
+	spent := &e.observed
+	if name == inLogger {
+		spent = &e.logged
+	}
+	if e.isForced() && *spent >= ForceGrace {
+		e.host.callouts.end(c)
+		return
+	}
+	abandon, stop := e.patience(-*spent)
 	defer stop()
 	e.calling = append(e.calling, name)
 	e.call(c, abandon, f)
 	e.calling = e.calling[:len(e.calling)-1]
+	if e.isForced() {
+		*spent += e.host.age() - c.start
+	}
 }
 
 // message is an error whose text is made where it is logged, as user code.
@@ -289,7 +293,7 @@ func (e *exit) log(level slog.Level, message string, attrs ...any) {
 		return
 	}
 	e.observe(inLogger, func() {
-		logger.Log(context.Background(), level, message, append([]any{"host", e.host.name}, attrs...)...)
+		logger.Log(e.host.base, level, message, append([]any{"host", e.host.name}, attrs...)...)
 	})
 }
 
@@ -394,7 +398,7 @@ func (e *exit) reportStragglers() {
 	stragglers := withStacks(e.stragglers(phase))
 	at := make([]string, len(stragglers))
 	for i, s := range stragglers {
-		at[i], stragglers[i].Stack = where(s.Stack), top(s.Stack)
+		at[i], stragglers[i].Stack = s.where(), top(s.Stack)
 	}
 	h.mu.Lock()
 	e.current().Stragglers = stragglers
@@ -490,7 +494,7 @@ func (e *exit) leaveBehind(who ...found) {
 		if i == maxStacks {
 			break
 		}
-		e.log(slog.LevelError, "left behind", "kind", s.Kind, "name", s.Name, "count", s.Count, "age", s.Age, "at", where(s.Stack))
+		e.log(slog.LevelError, "left behind", "kind", s.Kind, "name", s.Name, "count", s.Count, "age", s.Age, "at", s.where())
 	}
 }
 
@@ -578,6 +582,11 @@ func (e *exit) addFailure(err error) {
 	}
 	e.failures.add(err)
 	e.inPhase.add(err)
+	e.note(message)
+}
+
+// note is called with host.mu held.
+func (e *exit) note(message string) {
 	if current := e.current(); len(current.Errors) < maxFailures {
 		current.Errors = append(current.Errors, message)
 	}
@@ -621,7 +630,7 @@ func (e *exit) conclude() (outcome string, err error) {
 	e.lost = h.durability.Accepted() - h.durability.Durable()
 	if e.forced && (e.leftIn != 0 || e.lost > 0) {
 		errs := []error{ErrForced}
-		if e.lost > 0 && h.durability.givenUp.Load() {
+		if e.lost > 0 {
 			errs = append(errs, ErrUnknown)
 		}
 		if err := e.failures.join(h.name); err != nil {
@@ -645,6 +654,14 @@ func (e *exit) conclude() (outcome string, err error) {
 		return "failed", err
 	}
 	return "clean", nil
+}
+
+// where is the frame in which s waits; "" for calls, whose stacks are not their own.
+func (s Straggler) where() string {
+	if s.Kind == "call" {
+		return ""
+	}
+	return where(s.Stack)
 }
 
 // where is the frame of a stack at which its user would look first: the topmost

@@ -23,8 +23,10 @@ import (
 //	                    closes Exiting()    │ phases 1 to 7, one run   closes Done()
 //
 // Whoever begins the exit first gives it its cause; everyone else joins it. From
-// then on admission is over: Go, Every, Enter and OnExit refuse. Append goes on
-// until PhaseCloseDurability seals the channel, or the log fails.
+// then on admission is over: Go, Every, Enter and OnExit refuse. (They end one after
+// another, but a refusal is told only when all have ended: whoever has one finds
+// everything refused.) Append goes on until PhaseCloseDurability seals the channel,
+// or the log fails. A Host comes from New; the zero Host can't be used.
 //
 // The parts keep their own locks (tasks.mu, callouts.mu, Durability.mu); no two
 // locks of a host are ever held together, and none across a channel operation, a
@@ -47,7 +49,7 @@ type Host struct {
 	done    chan struct{} // closed when the exit has ended
 
 	mu      sync.Mutex // guards what follows, and what exit says that it does
-	exit    *exit      // nil: Running
+	exit    *exit      // nil: not begun
 	state   State
 	hooks   []hook
 	waiting map[*waiter]struct{}
@@ -277,7 +279,7 @@ func (h *Host) begin(cause, failure error, force bool) (e *exit, first bool) {
 		h.at(seam.Begin, "")
 		h.mu.Lock()
 		if h.exit == nil {
-			h.exit, h.state, first = created, Exiting, true
+			h.exit, first = created, true
 			if force {
 				created.setForced()
 			}
@@ -293,6 +295,9 @@ func (h *Host) begin(cause, failure error, force bool) (e *exit, first bool) {
 	h.tasks.refuse()
 	h.at(seam.EndCalls, "")
 	h.gate.close()
+	h.mu.Lock()
+	h.state = Exiting
+	h.mu.Unlock()
 	h.at(seam.Announce, "")
 	close(h.exiting)
 	go e.run()
@@ -382,6 +387,15 @@ func (h *Host) inner(seen map[*Host]bool) []found {
 		all[i].Name = h.name + "/" + all[i].Name
 	}
 	return all
+}
+
+// noteError puts a text into the report of the phase that runs, if one does.
+func (h *Host) noteError(text string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.exit != nil && h.state != Exited {
+		h.exit.note(text)
+	}
 }
 
 // whereAndWhy is the phase that runs and the text of the exit's cause.

@@ -2,11 +2,13 @@ package lifecycle
 
 import "time"
 
-// Observer is told what a host does. Each func may be nil. They are called on
-// the goroutine that did it, so a slow one slows that down; one that panics or
-// calls runtime.Goexit changes nothing; one that hangs is a straggler of kind
-// "hook", named "observer PhaseStart" and so on, which ForceExit leaves behind
-// and does not call again. They may be called at the same time.
+// Observer is told what a host does. Each func may be nil. Whoever did it waits for
+// the func, so a slow one slows that down. One that panics or calls runtime.Goexit
+// changes nothing: the first time is logged with its stack and noted in the
+// report. One that hangs is a straggler of kind "hook", named "observer PhaseStart"
+// and so on, which ForceExit leaves behind and does not call again; after ForceExit
+// all of them together have ForceGrace, and are passed over then. They may be called
+// at the same time.
 type Observer struct {
 	// PhaseStart is invoked before a phase does anything. Duration and Err are
 	// zero.

@@ -43,7 +43,7 @@ func (h *Host) Status() Status {
 	s := Status{Host: h.name, Tasks: h.tasks.status(), Calls: h.gate.count()}
 	h.mu.Lock()
 	s.State = h.state
-	if h.exit != nil {
+	if h.state != Running {
 		s.Phase, s.Cause = h.exit.phase, h.exit.causeText
 	}
 	h.mu.Unlock()
@@ -52,7 +52,7 @@ func (h *Host) Status() Status {
 	failed := d.failed
 	d.mu.Unlock()
 	if failed != nil {
-		s.LogError = text(failed)
+		s.LogError = failed.Error()
 	}
 	return s
 }
@@ -135,6 +135,9 @@ func (h *Host) Report() Report {
 
 // copyOf is not nil even for nil, so that JSON has a list.
 func copyOf[T any](list []T) []T { return append([]T{}, list...) }
+
+// String shows so many bytes of an error's text.
+const maxText = 4 << 10
 
 // The widths of String's timeline, in characters: it fits a terminal of 80.
 const (
@@ -224,7 +227,7 @@ func writeStragglers(b *strings.Builder, label string, all []Straggler, ended bo
 			return
 		}
 		line := label + printable(s.String())
-		if at := where(s.Stack); at != "" {
+		if at := s.where(); at != "" {
 			line += " at " + at
 		}
 		writeLine(b, "      ", line)
@@ -234,23 +237,30 @@ func writeStragglers(b *strings.Builder, label string, all []Straggler, ended bo
 // writeLine writes text behind indent, broken into lines of lineWidth at most
 // where there is a space to break at.
 func writeLine(b *strings.Builder, indent, text string) {
+	if len(text) > maxText {
+		text = strings.ToValidUTF8(text[:maxText], "") + " …"
+	}
 	width := lineWidth - utf8.RuneCountInString(indent)
-	for _, line := range strings.Split(text, "\n") {
+	blank := strings.Repeat(" ", utf8.RuneCountInString(indent))
+	for line := range strings.SplitSeq(text, "\n") {
 		runes := []rune(printable(line))
-		for len(runes) > width {
-			end := width
-			for i := width; i > width/2; i-- {
+		more := ""
+		for len(runes) > width-len(more) {
+			end := width - len(more)
+			for i := end; i > end/2; i-- {
 				if runes[i] == ' ' {
 					end = i
 					break
 				}
 			}
-			b.WriteString(indent + string(runes[:end]) + "\n")
-			runes = []rune("  " + strings.TrimLeft(string(runes[end:]), " "))
-			indent = strings.Repeat(" ", utf8.RuneCountInString(indent))
+			b.WriteString(indent + more + string(runes[:end]) + "\n")
+			for runes = runes[end:]; len(runes) > 0 && runes[0] == ' '; {
+				runes = runes[1:]
+			}
+			indent, more = blank, "  "
 		}
-		b.WriteString(indent + string(runes) + "\n")
-		indent = strings.Repeat(" ", utf8.RuneCountInString(indent))
+		b.WriteString(indent + more + string(runes) + "\n")
+		indent = blank
 	}
 }
 

@@ -39,7 +39,7 @@ func Run(ctx context.Context, e Exiter, opts RunOptions) error {
 	switch {
 	case ctx == nil:
 		return fmt.Errorf("lifecycle: Run: %w: a nil context", ErrInvalid)
-	case e == nil:
+	case e == nil || e == Exiter((*Host)(nil)):
 		return fmt.Errorf("lifecycle: Run: %w: nothing to run", ErrInvalid)
 	case opts.Grace < 0 || opts.Flush < 0:
 		return fmt.Errorf("lifecycle: Run: %w: a negative Grace or Flush", ErrInvalid)

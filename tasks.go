@@ -147,12 +147,12 @@ func (t *task) main() {
 	if t.every > 0 {
 		t.tickUntilCancelled()
 		t.tasks.host.at(seam.TaskEnd, t.group.name)
-		t.end(nil)
+		t.end(nil, nil)
 		return
 	}
-	err := protect(t.call, func(goexit *PanicError) { t.end(goexit) })
+	err, stack := protect(t.call, t.end)
 	t.tasks.host.at(seam.TaskEnd, t.group.name)
-	t.end(err)
+	t.end(err, stack)
 }
 
 func (t *task) call() error { return t.run(t.group.ctx) }
@@ -172,19 +172,19 @@ func (t *task) tickUntilCancelled() {
 			return
 		}
 		h.at(seam.TickBegin, t.group.name)
-		err := protect(t.call, func(goexit *PanicError) { t.ticked(goexit) })
+		err, stack := protect(t.call, t.ticked)
 		h.at(seam.TickEnd, t.group.name)
-		t.ticked(err)
+		t.ticked(err, stack)
 		timer.Reset(t.every)
 	}
 }
 
 // ticked counts a tick, and logs it if it failed.
-func (t *task) ticked(err error) {
+func (t *task) ticked(err error, stack []byte) {
 	h, g := t.tasks.host, t.group
 	var failed string
 	if err != nil {
-		if failure := h.taskFailure(g.ctx, g.name, err); failure != nil {
+		if failure := h.taskFailure(g.ctx, g.name, err, stack); failure != nil {
 			failed = text(failure.Err)
 		}
 	}
@@ -200,19 +200,19 @@ func (t *task) ticked(err error) {
 
 	if failed != "" && h.logger != nil {
 		h.callouts.here(inLogger, PhaseAwaitTasks, g.ctx, func() {
-			h.logger.Warn("tick failed", "host", h.name, "task", g.name, "err", failed)
+			h.logger.WarnContext(g.ctx, "tick failed", "host", h.name, "task", g.name, "err", failed)
 		})
 	}
 }
 
 // end takes what the task came to: a failure fails the host, and then the
 // observer is told.
-func (t *task) end(err error) {
+func (t *task) end(err error, stack []byte) {
 	t.ended = true
 	h, g := t.tasks.host, t.group
 	event := TaskEvent{Host: h.name, Task: g.name}
 	if err != nil {
-		if failure := h.taskFailure(g.ctx, g.name, err); failure != nil {
+		if failure := h.taskFailure(g.ctx, g.name, err, stack); failure != nil {
 			h.fail(failure)
 			event.Err = failure
 		}
@@ -252,13 +252,11 @@ func (t *task) leave() {
 }
 
 // taskFailure returns nil if err is no failure of a task of that name.
-func (h *Host) taskFailure(ctx context.Context, name string, err error) *TaskError {
-	failure := &TaskError{Task: name, Err: err, host: h.name}
-	if caught, ok := err.(*PanicError); ok {
-		failure.Stack = caught.Stack
-		if caught.Value == ErrGoexit {
-			failure.Err = ErrGoexit
-		}
+//
+// stack is that of a panic or Goexit, or nil.
+func (h *Host) taskFailure(ctx context.Context, name string, err error, stack []byte) *TaskError {
+	failure := &TaskError{Task: name, Err: err, Stack: stack, host: h.name}
+	if stack != nil {
 		return failure
 	}
 	ownRefusal := func(e error) bool {
