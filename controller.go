@@ -317,6 +317,19 @@ func (c *Controller[K]) Keys() []K {
 	return keys
 }
 
+// Hosts returns the hosts that Keys returns the keys of, in no order.
+func (c *Controller[K]) Hosts() []*Host {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	hosts := make([]*Host, 0, len(c.entries))
+	for _, e := range c.entries {
+		if e.running != nil {
+			hosts = append(hosts, e.running)
+		}
+	}
+	return hosts
+}
+
 // ExitHost exits the key's host as Host.Exit does, and returns what that does. Of
 // a key that is being launched it waits for the launch first; when ctx ends before
 // that does, the host's exit begins as soon as there is a host. For a key that is

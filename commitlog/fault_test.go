@@ -3,6 +3,9 @@ package commitlog
 import (
 	"errors"
 	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -142,42 +145,53 @@ func TestNothingAcknowledgedIsLostWhateverFails(t *testing.T) {
 	plain := faultfs.New()
 	require.NoError(t, new(history).workload(plain))
 	trace := plain.Trace()
-	runs := 0
-	for index := range trace {
-		partials := []int{0}
-		if n := trace[index].Bytes; trace[index].Kind == faultfs.Write {
-			step := 1
-			if n > 256 {
-				step = 509 // no multiple or divisor of a sector
-			}
-			if testing.Short() {
-				step *= 7
-			}
-			for p := step; p < n; p += step {
-				partials = append(partials, p)
-			}
-			partials = append(partials, n)
-		}
-		if trace[index].Kind == faultfs.Sync {
-			partials = append(partials, 1, 2)
-		}
-		for _, partial := range partials {
-			for _, kill := range []bool{false, true} {
-				fault := faultfs.Fault{Partial: partial, Kill: kill}
-				switch partial {
-				case 1:
-					fault.Keep = faultfs.KeepRandom(uint64(index))
-				case 2:
-					fault.Keep = faultfs.KeepAll
-				}
-				runs += faultyRun(t, index, fault)
-				if t.Failed() {
-					return
+	var runs, next atomic.Int64
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for index := int(next.Add(1)) - 1; index < len(trace) && !t.Failed(); index = int(next.Add(1)) - 1 {
+				for _, fault := range faultsAt(index, trace[index]) {
+					runs.Add(int64(faultyRun(t, index, fault)))
 				}
 			}
+		})
+	}
+	workers.Wait()
+	t.Logf("%d operations, %d reopenings", len(trace), runs.Load())
+}
+
+// faultsAt is every fault that is tried at an operation.
+func faultsAt(index int, op faultfs.Op) (faults []faultfs.Fault) {
+	partials := []int{0}
+	if op.Kind == faultfs.Write {
+		step := 1
+		if op.Bytes > 256 {
+			step = 509 // no multiple or divisor of a sector
+		}
+		if testing.Short() {
+			step *= 7
+		}
+		for p := step; p < op.Bytes; p += step {
+			partials = append(partials, p)
+		}
+		partials = append(partials, op.Bytes)
+	}
+	if op.Kind == faultfs.Sync {
+		partials = append(partials, 1, 2)
+	}
+	for _, partial := range partials {
+		for _, kill := range []bool{false, true} {
+			fault := faultfs.Fault{Partial: partial, Kill: kill}
+			switch partial {
+			case 1:
+				fault.Keep = faultfs.KeepRandom(uint64(index))
+			case 2:
+				fault.Keep = faultfs.KeepAll
+			}
+			faults = append(faults, fault)
 		}
 	}
-	t.Logf("%d operations, %d reopenings", len(trace), runs)
+	return faults
 }
 
 func faultyRun(t *testing.T, index int, fault faultfs.Fault) (runs int) {

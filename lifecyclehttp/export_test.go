@@ -1,0 +1,3 @@
+package lifecyclehttp
+
+var HashSource = hashSource

@@ -1,0 +1,33 @@
+package lifecyclehttp
+
+import (
+	"fmt"
+
+	"github.com/seed080d9131/lifecycle"
+)
+
+// Source is whose life is shown: a *lifecycle.Host, or a *lifecycle.Controller of
+// any key. Ready and Live take anything else with these methods as well, and Status
+// what also has a Controller's method Hosts, which it calls about once a second
+// while somebody looks.
+type Source interface {
+	Exiting() <-chan struct{} // closed when the exit has begun
+	Done() <-chan struct{}    // closed when the exit has ended
+}
+
+var (
+	_ Source = (*lifecycle.Host)(nil)
+	_ Source = (*lifecycle.Controller[string])(nil)
+)
+
+// hostsOf returns a func that lists src's hosts. It panics if src has none to
+// list.
+func hostsOf(src Source) func() []*lifecycle.Host {
+	switch src := src.(type) {
+	case *lifecycle.Host:
+		return func() []*lifecycle.Host { return []*lifecycle.Host{src} }
+	case interface{ Hosts() []*lifecycle.Host }:
+		return src.Hosts
+	}
+	panic(fmt.Sprintf("lifecyclehttp: Status: a %T is no Host and has no method Hosts", src))
+}
