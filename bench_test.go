@@ -3,8 +3,10 @@ package lifecycle
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -130,5 +132,55 @@ func BenchmarkNewExit(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		_ = New(nothing{}, Options{}).Exit(context.Background())
+	}
+}
+
+// BenchmarkFleet is a Controller of 10,000 hosts, each with a log that keeps nothing
+// and two tasks: what an idle host costs, and how long the exit of all takes.
+func BenchmarkFleet(b *testing.B) {
+	const hosts = 10_000
+	idle := func(ctx context.Context) error { <-ctx.Done(); return nil }
+	for b.Loop() {
+		b.StopTimer()
+		var before, bare, after runtime.MemStats
+		c := NewController[int](ControllerOptions{})
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		goroutines := runtime.NumGoroutine()
+		all := make([]*Host, hosts)
+		for i := range hosts {
+			all[i], _ = c.Launch(context.Background(), i, func(context.Context) (*Host, error) {
+				return New(nothing{}, Options{}), nil
+			})
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&bare)
+		b.ReportMetric(float64(bare.HeapAlloc-before.HeapAlloc)/hosts, "heap-B/host")
+		b.ReportMetric(float64(bare.StackInuse-before.StackInuse)/hosts, "stack-B/host")
+		b.ReportMetric(float64(runtime.NumGoroutine()-goroutines)/hosts, "goroutines/host")
+		for _, h := range all {
+			_ = h.Go("first", idle)
+			_ = h.Go("second", idle)
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-bare.HeapAlloc)/hosts/2, "heap-B/task")
+		b.StartTimer()
+		if err := c.Exit(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+
+		// The same goroutines under one WaitGroup.
+		ctx, cancel := context.WithCancel(context.Background())
+		var group sync.WaitGroup
+		for range 3 * hosts {
+			group.Go(func() { _ = idle(ctx) })
+		}
+		start := time.Now()
+		cancel()
+		group.Wait()
+		b.ReportMetric(float64(time.Since(start).Nanoseconds()), "WaitGroup-ns")
+		b.StartTimer()
 	}
 }
