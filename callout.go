@@ -70,7 +70,7 @@ type calloutLabel struct {
 	labels pprof.LabelSet
 	ctx    context.Context // carries the labels
 	left   bool            // ForceExit left one behind: it is not called again; guarded by callouts.mu
-	kept   bool            // a panic or Goexit of one has been kept, or is a hook\'s, which keeps its own; guarded by callouts.mu
+	kept   bool            // a panic or Goexit of one has been kept, or is a hook's, which keeps its own; guarded by callouts.mu
 }
 
 func (cs *callouts) init(h *Host) {

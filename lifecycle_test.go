@@ -242,7 +242,7 @@ func TestEachPhaseDoesItsWorkBetweenThatOfItsNeighbours(t *testing.T) {
 		}()
 		require.NoError(t, h.Exit(background))
 		j.before(t, "exit module hook", "call leaves <nil>", "task cancelled", "task returns", "checkpoint hook", "close", "release hook")
-		j.before(t, "task returns", "synced 2", "close")
+		j.before(t, "task cancelled", "synced 2", "close")
 		require.Equal(t, []string{"call", "cleanup"}, s.synced())
 	})
 }

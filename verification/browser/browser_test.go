@@ -2,7 +2,7 @@
 // exit that is stuck.
 //
 //	go test ./...                       # needs Debian's package chromium, or skips
-//	SCREENSHOTS=/tmp/shots go test ./...  # keeps the pictures there
+//	SCREENSHOTS=shots go test -trimpath ./...  # keeps the pictures there
 package browser
 
 import (
