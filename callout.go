@@ -174,7 +174,7 @@ func (c *callout) main(cs *callouts) {
 // call calls f and keeps its panic or Goexit. (A hook's f has kept the hook's.)
 func (c *callout) call(cs *callouts, f func()) {
 	keep := func(err error, stack []byte) { cs.keep(c, err, stack) }
-	if err, stack := protect(func() error { f(); return nil }, keep); err != nil {
+	if stack, err := protect(func() error { f(); return nil }, keep); err != nil {
 		keep(err, stack)
 	}
 }

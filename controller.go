@@ -202,7 +202,7 @@ type (
 // launch is the goroutine of a launch. leader is the context of who asked for it.
 func (c *Controller[K]) launch(leader, ctx context.Context, key K, e *entry, open func(ctx context.Context) (*Host, error)) {
 	var host *Host
-	err, _ := protect(func() (err error) {
+	_, err := protect(func() (err error) {
 		host, err = open(ctx)
 		return err
 	}, func(err error, stack []byte) {

@@ -196,7 +196,7 @@ func (d *Durability) ask() (failed *LogError) {
 		fail := func(err error, stack []byte) {
 			d.first, failed = 0, newLogError(d.host.name, callNext, err, stack)
 		}
-		err, stack := protect(func() error {
+		stack, err := protect(func() error {
 			d.first = d.log.Next()
 			if b, ok := d.log.(BatchLog); ok {
 				header := b.BatchHeader()
@@ -560,7 +560,7 @@ func (d *Durability) fly() {
 func (d *Durability) enter(name *string, f func() error) *LogError {
 	d.since.Store(int64(d.host.age()))
 	d.call.Store(name)
-	err, stack := protect(f, func(err error, stack []byte) {
+	stack, err := protect(f, func(err error, stack []byte) {
 		d.left()
 		d.land(newLogError(d.host.name, *name, err, stack))
 	})
@@ -798,7 +798,7 @@ func (d *Durability) close() {
 		d.mu.Unlock()
 		d.host.fail(failed)
 	}
-	if err, stack := protect(d.log.Close, fail); err != nil {
+	if stack, err := protect(d.log.Close, fail); err != nil {
 		fail(err, stack)
 	}
 }

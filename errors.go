@@ -385,7 +385,7 @@ func hostText(host string) string {
 // the stack; the stack is what tells it from an error of that type which f returned.
 // A runtime.Goexit can't be stopped: goexit is called with ErrGoexit and the stack
 // while the goroutine unwinds, and protect does not return.
-func protect(f func() error, goexit func(err error, stack []byte)) (err error, stack []byte) {
+func protect(f func() error, goexit func(err error, stack []byte)) (stack []byte, err error) {
 	returned := false
 	defer func() {
 		if returned {
@@ -403,5 +403,5 @@ func protect(f func() error, goexit func(err error, stack []byte)) (err error, s
 	}()
 	err = f()
 	returned = true
-	return err, nil
+	return nil, err
 }

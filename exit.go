@@ -217,7 +217,7 @@ func (e *exit) runHook(k hook) {
 	}
 	if e.call(c, abandon, func() {
 		e.host.at(seam.HookBegin, k.name)
-		err, stack := protect(func() error { return k.run(ctx) }, took)
+		stack, err := protect(func() error { return k.run(ctx) }, took)
 		e.host.at(seam.HookEnd, k.name)
 		took(err, stack)
 	}) {

@@ -32,6 +32,8 @@ package lifecycle
 import (
 	"fmt"
 	"strconv"
+
+	"github.com/seed080d9131/lifecycle/internal/seam"
 )
 
 // Phase is one step of the exit. The phases run one at a time, in the order of
@@ -72,6 +74,7 @@ type phase struct {
 var phases [7]phase
 
 func init() {
+	seam.LogOf = func(host any) any { return host.(*Host).durability.log }
 	phases = [...]phase{
 		{PhaseExitModule, true, (*exit).awaitCalls},
 		{PhaseCancelTasks, false, (*exit).cancelTasks},

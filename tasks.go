@@ -150,7 +150,7 @@ func (t *task) main() {
 		t.end(nil, nil)
 		return
 	}
-	err, stack := protect(t.call, t.end)
+	stack, err := protect(t.call, t.end)
 	t.tasks.host.at(seam.TaskEnd, t.group.name)
 	t.end(err, stack)
 }
@@ -172,7 +172,7 @@ func (t *task) tickUntilCancelled() {
 			return
 		}
 		h.at(seam.TickBegin, t.group.name)
-		err, stack := protect(t.call, t.ticked)
+		stack, err := protect(t.call, t.ticked)
 		h.at(seam.TickEnd, t.group.name)
 		t.ticked(err, stack)
 		timer.Reset(t.every)

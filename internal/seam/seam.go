@@ -102,6 +102,10 @@ type Watch func(step Step, name string)
 // nil: it does not. host is a *lifecycle.Host that is not ready for use yet.
 type Watcher func(host any) Watch
 
+// LogOf returns the log that a *lifecycle.Host was made with; nil: none. The root
+// package sets it when it is initialised.
+var LogOf func(host any) any
+
 var (
 	installed atomic.Pointer[[]*Watcher]
 	mu        sync.Mutex // held to change installed
