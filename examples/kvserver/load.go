@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -12,12 +13,15 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/seed080d9131/lifecycle"
 )
 
 // loadValueBytes is the largest value that a load run writes.
@@ -54,40 +58,47 @@ func loadRun(c config, logger *slog.Logger, stdout io.Writer) (err error) {
 			err = errors.Join(err, os.RemoveAll(c.dir))
 		}
 	}()
-	signals, stop := notify()
-	defer stop()
 	d, err := start(c, logger)
 	if err != nil {
 		return err
 	}
 	l := newLoad(c, d)
-	timer := time.AfterFunc(c.load, func() { terminate(signals) })
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	early := make(chan os.Signal, 1) // a signal sent before Run listens must not kill the process
+	signal.Notify(early, syscall.SIGTERM)
+	defer signal.Stop(early)
+	timer := time.AfterFunc(c.load, func() { terminate(d.host, cancel) })
 	defer timer.Stop()
 	l.start(c.clients, c.keys, stdout)
-	exitErr := untilExit(d.host, signals, c, logger)
+	exitErr := d.untilExit(ctx, c, logger)
 	l.end()
 	fmt.Fprint(stdout, d.host.Report())
 
 	v, err := l.verify(c)
 	fmt.Fprint(stdout, v)
+	if errors.Is(exitErr, lifecycle.ErrForced) {
+		fmt.Fprintln(stdout, "the exit was forced: that alone makes this run a failure, even where nothing is lost")
+	}
 	err = errors.Join(err, v.err())
 	keep = err != nil
 	return errors.Join(exitErr, err)
 }
 
-// terminate sends the process the signal that ends it. Windows has none to send:
-// there it goes the last step of the way only.
-func terminate(signals chan<- os.Signal) {
+// terminate sends the process the signal that ends it. Windows has none to send,
+// and where Run does not listen yet it is lost: then the context of Run ends.
+func terminate(host *lifecycle.Host, cancel context.CancelCauseFunc) {
 	self, err := os.FindProcess(os.Getpid())
 	if err == nil {
 		err = self.Signal(syscall.SIGTERM)
 	}
-	if err != nil {
+	if err == nil {
 		select {
-		case signals <- syscall.SIGTERM:
-		default: // one is there already
+		case <-host.Exiting():
+		case <-time.After(time.Second):
 		}
 	}
+	cancel(errors.New("the end of the load"))
 }
 
 // load is a load run. It owns a goroutine for each client and one that prints the

@@ -7,7 +7,9 @@
 //	curl localhost:8080/kv/a
 //	curl -X DELETE localhost:8080/kv/a
 //	curl localhost:8080/status localhost:8080/metrics
+//	go run ./examples/kvserver -debug 127.0.0.1:8081 # and the status page, at /debug/lifecycle there
 //	go run ./examples/kvserver -load 3s        # show that an exit in mid-load loses nothing
+//	go run ./examples/kvserver -stuck          # with a task that never ends: what SIGTERM makes of that
 //
 // A key is one path segment, escaped where need be: a%2Fb is the key "a/b". An
 // answer of 503 says that nothing was written; 500 to a write, that it can't be
@@ -24,8 +26,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/seed080d9131/lifecycle"
@@ -34,11 +34,11 @@ import (
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 
 type config struct {
-	addr, dir                  string
+	addr, debug, dir           string
 	grace, flush               time.Duration
 	cleanup, metrics, snapshot time.Duration
 	maxValue, segment          int64
-	verbose                    bool
+	stuck, verbose             bool
 
 	load          time.Duration
 	clients, keys int
@@ -50,6 +50,7 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	flags := flag.NewFlagSet("kvserver", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	flags.StringVar(&c.addr, "addr", "127.0.0.1:8080", "`address` to serve at; a load run takes a free port of 127.0.0.1 instead")
+	flags.StringVar(&c.debug, "debug", "", "`address` of the status page and the probes, such as 127.0.0.1:8081; keep it off public ones (default: none)")
 	flags.StringVar(&c.dir, "dir", "", "data `directory`, made if need be (default \"kvserver-data\"; for a load run a temporary one)")
 	flags.DurationVar(&c.grace, "grace", 25*time.Second, "how long an exit may wait for calls and tasks before it is forced")
 	flags.DurationVar(&c.flush, "flush", 5*time.Second, "how long a forced exit may take to write what was accepted")
@@ -58,6 +59,7 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	flags.DurationVar(&c.snapshot, "snapshot", 0, "`interval` at which the state is written to a snapshot, and the log before it is given up (default 1m; for a load run 500ms)")
 	flags.Int64Var(&c.maxValue, "max-value", 1<<20, "the largest value, in `bytes`")
 	flags.Int64Var(&c.segment, "segment", 0, "`bytes` of a file of the log, which is given up as a whole (default 64 MiB; for a load run 1 MiB)")
+	flags.BoolVar(&c.stuck, "stuck", false, "run a background task that ignores its context and never ends, to see what becomes of the exit")
 	flags.BoolVar(&c.verbose, "v", false, "log more")
 	flags.DurationVar(&c.load, "load", 0, "put the server under load for so long, end it with a SIGTERM in the middle of that, reopen the directory and verify every write that was acknowledged")
 	flags.IntVar(&c.clients, "clients", 32, "`number` of clients of a load run")
@@ -73,8 +75,10 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	switch {
 	case flags.NArg() > 0:
 		invalid = fmt.Sprintf("unexpected argument %q", flags.Arg(0))
-	case c.grace < 0 || c.flush < 0 || c.load < 0:
-		invalid = "-grace, -flush and -load can't be negative"
+	case c.grace <= 0 || c.flush <= 0:
+		invalid = "-grace and -flush must be positive"
+	case c.load < 0:
+		invalid = "-load can't be negative"
 	case c.cleanup < 0 || c.metrics <= 0 || c.snapshot < 0:
 		invalid = "-cleanup, -metrics and -snapshot must be positive"
 	case c.maxValue < 0 || c.maxValue > maxValueBytes:
@@ -111,6 +115,7 @@ const usage = `Kvserver is a small database server on an embedded, durable log.
 
   GET, PUT, DELETE /kv/{key}   the body is the value; PUT takes ?ttl=30s
   GET /status, GET /metrics    what the host does, and how much
+  at -debug: GET /debug/lifecycle, the status page, and /readyz and /livez for probes
 
 SIGTERM or Ctrl-C ends it in order, within -grace; a second one, or the end of
 -grace, forces the exit, within -flush. It prints the exit as a timeline. Its exit
@@ -148,13 +153,19 @@ func run(args []string, stdout, stderr io.Writer) int {
 }
 
 func serveUntilSignal(c config, logger *slog.Logger, stdout io.Writer) error {
-	signals, stop := notify()
-	defer stop()
 	d, err := start(c, logger)
 	if err != nil {
 		return err
 	}
-	err = untilExit(d.host, signals, c, logger)
+	if c.debug != "" {
+		debug, err := serveDebug(c.debug, d.host, logger)
+		if err != nil {
+			return errors.Join(err, d.host.Exit(context.Background()))
+		}
+		defer debug.close()
+		logger.Info("status page", "url", "http://"+debug.addr.String()+"/debug/lifecycle")
+	}
+	err = d.untilExit(context.Background(), c, logger)
 	fmt.Fprint(stdout, d.host.Report())
 	return err
 }
@@ -213,39 +224,8 @@ func start(c config, logger *slog.Logger) (_ *database, err error) {
 	return &database{host, m.store, listener.Addr()}, nil
 }
 
-// notify asks for the signals that end the server. There is room for two: the
-// second forces the exit.
-func notify() (signals chan os.Signal, stop func()) {
-	signals = make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	return signals, func() { signal.Stop(signals) }
-}
-
-// untilExit waits for a signal, or until the host begins its exit by itself, and
-// then for the end of the exit: for -grace, or until another signal comes, and for
-// -flush after that. It returns what the exit came to.
-func untilExit(host *lifecycle.Host, signals <-chan os.Signal, c config, logger *slog.Logger) error {
-	select {
-	case s := <-signals:
-		logger.Info("signal", "signal", s.String())
-	case <-host.Exiting():
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), c.grace)
-	defer cancel()
-	go func() { // ends with ctx
-		select {
-		case s := <-signals:
-			logger.Warn("second signal", "signal", s.String())
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	err := host.Exit(ctx)
-	if ctx.Err() == nil {
-		return err
-	}
-	logger.Warn("the exit is forced", "err", err)
-	flush, cancel := context.WithTimeout(context.Background(), c.flush)
-	defer cancel()
-	return host.ForceExit(flush) // the result, if the exit ended just now
+// untilExit waits for a signal, for ctx to end, or until the host begins its exit
+// by itself, and then for the end of the exit, whose result it returns.
+func (d *database) untilExit(ctx context.Context, c config, logger *slog.Logger) error {
+	return lifecycle.Run(ctx, d.host, lifecycle.RunOptions{Grace: c.grace, Flush: c.flush, Logger: logger})
 }

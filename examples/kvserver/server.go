@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/seed080d9131/lifecycle"
+	"github.com/seed080d9131/lifecycle/lifecyclehttp"
 )
 
 // How long a client may take. A request that was admitted ends within writeTimeout,
@@ -89,25 +90,7 @@ func (s *server) handler() http.Handler {
 	mux.HandleFunc("DELETE /kv/{key}", s.delete)
 	mux.HandleFunc("GET /metrics", s.showMetrics)
 	mux.HandleFunc("GET /status", s.showStatus)
-	return s.admit(mux)
-}
-
-// admit makes a request a call of the host, so that the exit waits for it. Once
-// the exit has begun it refuses. A status is worth most then: it is shown beside
-// the refusal.
-func (s *server) admit(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		call, err := s.host.Enter()
-		switch {
-		case err == nil:
-			defer call.Leave()
-			next.ServeHTTP(w, r.WithContext(call.Context(r.Context())))
-		case r.URL.Path == "/status":
-			s.writeStatus(retryLater(w), http.StatusServiceUnavailable)
-		default:
-			refuse(w, err)
-		}
-	})
+	return lifecyclehttp.Gate(s.host, mux)
 }
 
 func (s *server) get(w http.ResponseWriter, r *http.Request) {
@@ -183,13 +166,9 @@ func (s *server) commit(w http.ResponseWriter, r *http.Request, rec record) {
 
 // refuse answers a request that left no trace.
 func refuse(w http.ResponseWriter, err error) {
-	http.Error(retryLater(w), "refused, nothing was written: "+err.Error(), http.StatusServiceUnavailable)
-}
-
-func retryLater(w http.ResponseWriter) http.ResponseWriter {
 	w.Header().Set("Retry-After", "1")
 	w.Header().Set("Connection", "close") // the next try is better made elsewhere
-	return w
+	http.Error(w, "refused, nothing was written: "+err.Error(), http.StatusServiceUnavailable)
 }
 
 // requestKey returns the key, or answers that it is none.
@@ -222,13 +201,10 @@ func expiry(r *http.Request, now time.Time) (int64, error) {
 	return now.Add(ttl).UnixNano(), nil
 }
 
+// showStatus is for while the server runs. During the exit the status page is the
+// one to ask: see debugServer.
 func (s *server) showStatus(w http.ResponseWriter, _ *http.Request) {
-	s.writeStatus(w, http.StatusOK)
-}
-
-func (s *server) writeStatus(w http.ResponseWriter, code int) {
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
 	if err := encoder.Encode(s.host.Status()); err != nil {

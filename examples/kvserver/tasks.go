@@ -26,7 +26,12 @@ type tasks struct {
 }
 
 func (t *tasks) start(c config) error {
+	var stuck error
+	if c.stuck {
+		stuck = t.host.Go("index rebuild", rebuildIndex)
+	}
 	return errors.Join(
+		stuck,
 		t.host.Every("view cleanup", c.cleanup, t.cleanUp),
 		t.host.Every("disk metrics", c.metrics, t.measureDisk),
 		t.host.Every("tx metrics", c.metrics, t.transactionMeter()),
