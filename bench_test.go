@@ -184,3 +184,29 @@ func BenchmarkFleet(b *testing.B) {
 		b.StartTimer()
 	}
 }
+
+// BenchmarkStragglers is the report of an exit that waits for 100,000 tasks of one
+// name, against the stack dump that the runtime has to offer.
+func BenchmarkStragglers(b *testing.B) {
+	h := New(nil, Options{})
+	release := make(chan struct{})
+	for range 100_000 {
+		_ = h.Go("stuck", func(context.Context) error { <-release; return nil })
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = h.Exit(ctx)
+	b.Run("ExitError", func(b *testing.B) {
+		for b.Loop() {
+			_ = h.Exit(ctx)
+		}
+	})
+	b.Run("runtime.Stack", func(b *testing.B) {
+		buffer := make([]byte, 256<<20)
+		for b.Loop() {
+			runtime.Stack(buffer, true)
+		}
+	})
+	close(release)
+	_ = h.Exit(context.Background())
+}
