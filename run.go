@@ -35,6 +35,8 @@ type RunOptions struct {
 // was forced, the error says by what. Before that Run returns only ErrInvalid for
 // a nil ctx or e or a negative duration, with nothing begun. Signals are caught
 // while Run runs and not otherwise.
+// A signal that comes earlier, while a long recovery runs, say, does what it does
+// without Run: it ends the process.
 func Run(ctx context.Context, e Exiter, opts RunOptions) error {
 	switch {
 	case ctx == nil:

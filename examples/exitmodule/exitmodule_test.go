@@ -183,6 +183,23 @@ func TestManyWhoExitAndLaunchOneDatabaseShareEachLife(t *testing.T) {
 	require.Empty(t, s.controller.Keys())
 }
 
+func TestAnExitThatEndsAtItsDeadlineIsAnsweredAsEndedOrAsGoingOn(t *testing.T) {
+	s := testServer(t)
+	for i := range 200 {
+		s.must(t, 201, "PUT", "/db/orders", "")
+		within := (100 + 2*time.Duration(i)) * time.Microsecond // about as long as it takes
+		w := s.ask(t.Context(), "POST", "/db/orders/exit?within="+within.String(), "", "")
+		switch w.Code {
+		case 200:
+			require.Equal(t, "clean", reportOf(t, w).Outcome)
+		case 504:
+			require.Contains(t, w.Body.String(), "deadline exceeded")
+		default:
+			require.Fail(t, "another answer", "%d: %s", w.Code, w.Body)
+		}
+	}
+}
+
 func TestOnceTheServerExitsEverythingIsRefused(t *testing.T) {
 	s := testServer(t)
 	s.must(t, 201, "PUT", "/db/orders", "")

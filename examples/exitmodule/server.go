@@ -205,10 +205,11 @@ func (s *server) exit(w http.ResponseWriter, r *http.Request) {
 // or else JSON. err is what came of waiting for it.
 func (s *server) writeExit(w http.ResponseWriter, r *http.Request, host *lifecycle.Host, err error) {
 	code, message := http.StatusOK, ""
-	if isClosed(host.Done()) {
+	report := host.Report()
+	if report.Outcome != "" { // it may have ended only after the wait
+		<-host.Done()                // a moment
 		err = host.Exit(r.Context()) // its result, the same whoever asks
 	}
-	report := host.Report()
 	switch {
 	case report.Outcome == "":
 		code = http.StatusGatewayTimeout

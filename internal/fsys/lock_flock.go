@@ -23,11 +23,27 @@ func lockFile(name string) (io.Closer, error) {
 		}
 	}
 	if err == nil {
-		return f, nil
+		return flock{f}, nil
 	}
 	f.Close()
 	if err == syscall.EWOULDBLOCK {
 		return nil, fmt.Errorf("flock %s: %w", name, ErrLocked)
 	}
 	return nil, &os.PathError{Op: "flock", Path: name, Err: err}
+}
+
+// flock is a held lock. Close gives it up by name before it closes the file: a child
+// process between its fork and its exec has the open file too, and would keep it
+// locked.
+type flock struct{ *os.File }
+
+func (l flock) Close() error {
+	unlockErr := syscall.Flock(int(l.Fd()), syscall.LOCK_UN)
+	if err := l.File.Close(); err != nil {
+		return err
+	}
+	if unlockErr != nil {
+		return &os.PathError{Op: "unlock", Path: l.Name(), Err: unlockErr}
+	}
+	return nil
 }
