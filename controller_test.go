@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"runtime"
 	"slices"
@@ -449,4 +450,19 @@ func TestNoKeyEverHasTwoHostsHoweverLaunchesAndExitsRace(t *testing.T) {
 			require.Zero(t, open[key].Load(), "a host was left running")
 		}
 	}
+}
+
+func TestTheControllerLogsWhatBecomesOfLaunchesWhateverItsHandlerDoes(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var j journal
+		c := lifecycle.NewController[string](lifecycle.ControllerOptions{Logger: slog.New(handler(func() { j.add("record"); panic("handler") }))})
+		h, err := c.Launch(background, "orders", opener("orders"))
+		require.NoError(t, err)
+		require.Equal(t, []*lifecycle.Host{h}, c.Hosts())
+		_, err = c.Launch(background, "broken", func(context.Context) (*lifecycle.Host, error) { return nil, errors.New("no such directory") })
+		require.Error(t, err)
+		require.Equal(t, []string{"record", "record"}, j.all())
+		require.NoError(t, c.Exit(background))
+		require.Empty(t, c.Hosts())
+	})
 }
