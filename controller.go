@@ -42,6 +42,7 @@ type Controller[K comparable] struct {
 	exiting chan struct{}
 	done    chan struct{}
 	result  error // set before done closes
+	refusal error // ErrExiting, as the cause with which this Controller's exit, and nobody else, cancels open's context
 
 	graceEnd chan struct{} // closed when a forced exit leaves launches behind
 
@@ -90,6 +91,7 @@ func NewController[K comparable](opts ControllerOptions) *Controller[K] {
 		exiting:  make(chan struct{}),
 		done:     make(chan struct{}),
 		graceEnd: make(chan struct{}),
+		refusal:  fmt.Errorf("lifecycle: controller: %w", ErrExiting),
 		entries:  map[K]*entry{},
 	}
 }
@@ -126,19 +128,29 @@ func (c *Controller[K]) Launch(ctx context.Context, key K, open func(ctx context
 	case ctx.Value(launchMarker[K]{c, key}) != nil:
 		return nil, c.selfExit("Launch", name)
 	}
+	// Before the key is taken: making a context runs methods of ctx, which may panic.
+	openCtx, cancel := context.WithCancelCause(context.WithValue(context.WithValue(ctx,
+		launchMarker[K]{c, key}, true), controllerMarker[K]{c}, true))
+	leads := false
+	defer func() {
+		if !leads { // or else endLaunch does
+			cancel(nil)
+		}
+	}()
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("lifecycle: Launch %q: %w", name, err)
 		}
+		done := ctx.Done()
 		c.mu.Lock()
 		if c.begun {
 			c.mu.Unlock()
 			return nil, fmt.Errorf("lifecycle: Launch %q: %w", name, ErrExiting)
 		}
 		e := c.entries[key]
-		leads := e == nil
+		leads = e == nil
 		if leads {
-			e = &entry{name: name, start: time.Now(), launched: make(chan struct{})}
+			e = &entry{name: name, start: time.Now(), cancel: cancel, launched: make(chan struct{})}
 			c.entries[key] = e
 		}
 		host, shares := e.running, e.leaving == nil
@@ -147,16 +159,7 @@ func (c *Controller[K]) Launch(ctx context.Context, key K, open func(ctx context
 		wait := (<-chan struct{})(e.launched)
 		switch {
 		case leads:
-			openCtx, cancel := context.WithCancelCause(context.WithValue(context.WithValue(ctx,
-				launchMarker[K]{c, key}, true), controllerMarker[K]{c}, true))
-			c.mu.Lock()
-			e.cancel = cancel
-			begun := c.begun
-			c.mu.Unlock()
-			if begun {
-				cancel(ErrExiting)
-			}
-			go c.launch(ctx, openCtx, key, e, open)
+			go c.launch(openCtx, key, e, open)
 		case host != nil && !isClosed(host.exiting):
 			return host, nil
 		case host != nil:
@@ -167,8 +170,10 @@ func (c *Controller[K]) Launch(ctx context.Context, key K, open func(ctx context
 		}
 		select {
 		case <-wait:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("lifecycle: Launch %q: %w", name, ctx.Err())
+		case <-done:
+			if !isClosed(wait) {
+				return nil, fmt.Errorf("lifecycle: Launch %q: %w", name, endOf(ctx))
+			}
 		}
 		if host == nil && shares && (leads || !e.retry) {
 			return e.host, e.err
@@ -199,20 +204,20 @@ type (
 	controllerMarker[K comparable] struct{ c *Controller[K] }
 )
 
-// launch is the goroutine of a launch. leader is the context of who asked for it.
-func (c *Controller[K]) launch(leader, ctx context.Context, key K, e *entry, open func(ctx context.Context) (*Host, error)) {
+// launch is the goroutine of a launch; ctx is open's.
+func (c *Controller[K]) launch(ctx context.Context, key K, e *entry, open func(ctx context.Context) (*Host, error)) {
 	var host *Host
 	_, err := protect(func() (err error) {
 		host, err = open(ctx)
 		return err
 	}, func(err error, stack []byte) {
-		c.endLaunch(leader, key, e, nil, &PanicError{Value: err, Stack: stack})
+		c.endLaunch(ctx, key, e, nil, &PanicError{Value: err, Stack: stack})
 	})
-	c.endLaunch(leader, key, e, host, err)
+	c.endLaunch(ctx, key, e, host, err)
 }
 
 // endLaunch registers the host, or takes it back.
-func (c *Controller[K]) endLaunch(leader context.Context, key K, e *entry, host *Host, err error) {
+func (c *Controller[K]) endLaunch(ctx context.Context, key K, e *entry, host *Host, err error) {
 	defer e.cancel(nil)
 	switch {
 	case err == nil && host == nil:
@@ -220,7 +225,10 @@ func (c *Controller[K]) endLaunch(leader context.Context, key K, e *entry, host 
 	case err == nil && isClosed(host.exiting):
 		err = errors.New("the host that open returned is exiting")
 	}
-	gone := leader.Err()
+	gone := ctx.Err()
+	if context.Cause(ctx) == c.refusal {
+		gone = nil
+	}
 	if err == nil && gone != nil {
 		err = gone
 	}
@@ -467,7 +475,7 @@ func (c *Controller[K]) begin(force bool) {
 	for _, e := range entries {
 		if e.running != nil {
 			hosts = append(hosts, e.running)
-		} else if e.cancel != nil { // or else its Launch cancels it: it is about to look at begun
+		} else {
 			cancels = append(cancels, e.cancel)
 		}
 	}
@@ -477,7 +485,7 @@ func (c *Controller[K]) begin(force bool) {
 		return
 	}
 	for _, cancel := range cancels {
-		cancel(ErrExiting)
+		cancel(c.refusal)
 	}
 	for _, h := range hosts {
 		h.begin(nil, nil, force)

@@ -107,7 +107,7 @@ type Durability struct {
 	quiet    atomic.Bool   // no observer any more: the exit is forced
 
 	call  atomic.Pointer[string] // what the actor is doing in the log; nil: nothing
-	since atomic.Int64           // when that began: the host's age
+	since atomic.Int64           // when that began, or the last call ended: the host's age
 
 	wake    chan struct{} // capacity 1; sent to by whoever clears parked
 	drained chan struct{}

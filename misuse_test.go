@@ -48,6 +48,18 @@ func TestAKeyThatIsNoneIsRefusedAndLocksNothingUp(t *testing.T) {
 	require.NoError(t, c.Exit(background))
 }
 
+func TestALaunchUnderABrokenContextLeavesItsKeyFree(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := newController()
+		require.Panics(t, func() {
+			_, _ = c.Launch(brokenContext{background, func() <-chan struct{} { panic("Done") }}, "orders", opener("orders"))
+		})
+		_, err := c.Launch(within(t, time.Second), "orders", opener("orders"))
+		require.NoError(t, err)
+		require.NoError(t, c.Exit(background))
+	})
+}
+
 func TestALaunchFromInsideTheHostThatItWouldWaitForIsRefused(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := newController()
