@@ -536,6 +536,7 @@ func (d *Durability) take(generation int) (took, superseded bool) {
 		d.mu.Unlock()
 		d.host.at(seam.Park, "")
 		<-d.wake
+		d.host.at(seam.Take, "")
 		d.mu.Lock()
 	}
 	d.flight, d.queue = d.queue, batch{chunks: d.flight.chunks[:0]}
@@ -826,7 +827,11 @@ func (d *Durability) queuedBytes() int {
 // to come back and gain nothing. (Yields are counted too: where the clock is a
 // test's, it stands still.)
 func (d *Durability) gather(released int) {
-	deadline := d.host.age() + d.syncTime/4
+	patience := d.syncTime / 4
+	if patience == 0 { // the log takes no time
+		return
+	}
+	deadline := d.host.age() + patience
 	for range maxYields {
 		d.mu.Lock()
 		enough := d.queue.waiters >= released || d.sealed

@@ -230,9 +230,11 @@ func (h *Host) ForceExit(ctx context.Context) error {
 	select {
 	case <-h.done:
 	case <-ctx.Done():
-		h.at(seam.EndFlush, "")
-		e.endFlush()
-		<-h.done
+		if !isClosed(h.done) {
+			h.at(seam.EndFlush, "")
+			e.endFlush()
+			<-h.done
+		}
 	}
 	return e.result
 }

@@ -102,6 +102,17 @@ type Watch func(step Step, name string)
 // nil: it does not. host is a *lifecycle.Host that is not ready for use yet.
 type Watcher func(host any) Watch
 
+// State is what the explorer sees of a host beside its public methods.
+type State struct {
+	Phase                   string // that runs; "": none yet
+	Sealed, Forced, GivenUp bool
+	Text                    string // all that the host's future depends on, apart from where its goroutines stand
+}
+
+// StateOf returns the State of a *lifecycle.Host, whose goroutines must be at rest.
+// The root package sets it when it is initialised.
+var StateOf func(host any) State
+
 // LogOf returns the log that a *lifecycle.Host was made with; nil: none. The root
 // package sets it when it is initialised.
 var LogOf func(host any) any

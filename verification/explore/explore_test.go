@@ -1,0 +1,101 @@
+package explore
+
+import (
+	"flag"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+var (
+	big      = flag.Bool("big", false, "explore the big scenarios too")
+	schedule = flag.String("schedule", "", "replay one schedule of the scenario that -run names, as a failure prints it")
+)
+
+// Under the race detector, which sees nothing here that the storms don't, only so
+// many schedules of a scenario are walked.
+const mostUnderRace = 200
+
+func TestEveryInterleaving(t *testing.T) {
+	for _, sc := range scenarios {
+		t.Run(sc.Name, func(t *testing.T) {
+			if *schedule != "" {
+				r, steps := Replay(t, sc, strings.Split(*schedule, ","))
+				t.Logf("%s", strings.Join(steps, "\n"))
+				require.Zero(t, r.Divergences, "this is no schedule of this scenario")
+				require.Empty(t, r.Broken)
+				return
+			}
+			if sc.Big && !*big {
+				t.Skip("skipped: a big scenario; go test ./explore -big")
+			}
+			most := 0
+			if underRace {
+				most = mostUnderRace
+			}
+			r := Walk(t, sc, Options{Prune: true, Most: most})
+			if underRace && r.Schedules == most {
+				t.Logf("the first %d schedules only, under the race detector", most)
+			}
+			r.require(t)
+		})
+	}
+}
+
+// require fails the test if something broke, with what replays it.
+func (r *Result) require(t *testing.T) {
+	t.Helper()
+	t.Logf("counts: schedules %d, steps %d, states %d, ends %d, longest %d, divergences %d",
+		r.Schedules, r.Steps, len(r.States), len(r.Ends), r.Longest, r.Divergences)
+	replay := "replay: go test ./explore -run '^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$' -schedule " + strings.Join(r.Schedule, ",")
+	require.Empty(t, r.Broken, replay)
+	require.Zero(t, r.Divergences, replay)
+}
+
+// The pruned walk is worth what the full one is: both see the same states and the
+// same ends.
+func TestPruningMissesNoState(t *testing.T) {
+	names := []string{"one task", "in memory", "the log fails to close"}
+	if *big {
+		names = append(names, "go", "enter", "a hook fails")
+	}
+	for _, name := range names {
+		sc := named(t, name)
+		t.Run(sc.Name, func(t *testing.T) {
+			if underRace {
+				t.Skip("skipped: hundreds of thousands of schedules, under the race detector")
+			}
+			pruned, full := Walk(t, sc, Options{Prune: true}), Walk(t, sc, Options{})
+			pruned.require(t)
+			full.require(t)
+			require.Equal(t, full.States, pruned.States)
+			require.Equal(t, full.Ends, pruned.Ends)
+		})
+	}
+}
+
+// Steps that are no choices lead to no end that is not found without them.
+func TestStepsThatAreNoChoicesHideNoEnd(t *testing.T) {
+	for _, name := range []string{"one task", "go", "enter", "append at the seal", "hooks", "three exits", "the log fails to append", "the log fails to sync"} {
+		sc := named(t, name)
+		t.Run(sc.Name, func(t *testing.T) {
+			if underRace {
+				t.Skip("skipped: tens of thousands of schedules, under the race detector")
+			}
+			some, every := Walk(t, sc, Options{Prune: true}), Walk(t, sc, Options{Prune: true, EveryStep: true})
+			some.require(t)
+			every.require(t)
+			require.Greater(t, len(every.States), len(some.States))
+			require.Equal(t, slices.Sorted(maps.Keys(every.Ends)), slices.Sorted(maps.Keys(some.Ends)))
+		})
+	}
+}
+
+func named(t *testing.T, name string) Scenario {
+	i := slices.IndexFunc(scenarios, func(sc Scenario) bool { return sc.Name == name })
+	require.GreaterOrEqual(t, i, 0, name)
+	return scenarios[i]
+}
