@@ -137,8 +137,11 @@ func (e *exit) closeDurability() {
 		// An observer that hangs on the actor's goroutine must not take what was
 		// accepted with it: another goroutine goes on in its place.
 		e.host.at(seam.TakeOver, "")
-		if len(e.host.callouts.activeNow(inSynced)) > 0 && d.takeOver() {
-			e.leaveBehind(e.leftCallouts(inSynced)...)
+		if len(e.host.callouts.activeNow(inSynced)) > 0 {
+			e.host.at(seam.TakeOver, "") // it may have returned by now
+			if d.takeOver() {
+				e.leaveBehind(e.leftCallouts(inSynced)...)
+			}
 		}
 		if !e.wait(d.drained, e.flushEnd) {
 			e.host.at(seam.GiveUp, "")

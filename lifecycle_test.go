@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"runtime"
 	"runtime/pprof"
 	"runtime/trace"
@@ -1674,6 +1675,11 @@ func TestALiveReportShowsThePhaseThatWaitsAndForWhom(t *testing.T) {
 			require.LessOrEqual(t, len([]rune(line)), 81, line)
 		}
 	})
+}
+
+func TestAReportOfTheLeastDurationHasAText(t *testing.T) {
+	r := lifecycle.Report{Host: "db", Outcome: "clean", Duration: math.MinInt64, Phases: []lifecycle.PhaseReport{{Phase: lifecycle.PhaseExitModule, Duration: math.MinInt64}}}
+	require.Contains(t, r.String(), "db")
 }
 
 func TestReportAndStatusGoThroughJSONUnchanged(t *testing.T) {

@@ -291,7 +291,7 @@ func printable(s string) string {
 func shortDuration(d time.Duration) string {
 	switch {
 	case d < 0:
-		return "-" + shortDuration(-d)
+		return "-" + shortDuration(d.Abs()) // -d has no end for the least Duration
 	case d < 10*time.Microsecond:
 		return d.Round(10 * time.Nanosecond).String()
 	case d < 10*time.Millisecond:

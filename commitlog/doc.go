@@ -17,7 +17,9 @@
 //     systems stop.
 //   - Nobody else changes the directory. The lock keeps other Logs out, not other programs.
 //   - Not assumed: that unsynced writes reach the disk in order, whole, or at all; that a sync after a failed
-//     one means anything; that a file's size is right after a crash; that new space reads as zeros.
+//     one means anything; that a file's size is right after a crash; that new space reads as zeros; that what reads
+//     return after a failed sync is on the disk. (On ext4 it may not even get there by being written and synced again, as
+//     long as it is cached: Open makes Linux drop the last segment from its cache before it reads it.)
 //
 // # What it promises
 //
@@ -38,7 +40,9 @@
 //
 //   - After a crash, damage to what only the last sync covered can't be told from a torn tail: nothing was
 //     written later that would tell. Nor can the loss of the oldest segments be told from a truncation, or
-//     that of all files from a new log, or the replacement of the whole directory by an older copy.
+//     that of all files from a new log, or the replacement of the whole directory by an older copy. And after a
+//     Close, where a whole sector is lost or old that holds the last frames and the mark behind them, the proof is
+//     gone with what it proves.
 //   - CRC32C finds accidents, not forgery.
 //   - Before a Sync, some frames of an Append may survive a crash and later ones not.
 //   - On Windows a new name in the directory is as durable as NTFS makes it: there is no call to sync it.
@@ -47,10 +51,10 @@
 //
 // Open reads every segment, those before the last in full: each was synced before the next one got its
 // name, so whatever is wrong there is damage. In the last one it goes on to the first place where no valid
-// frame continues the chain. If the mark of a clean close is there, that is the end. Otherwise the rest of the
+// frame continues the chain, or to the mark of a clean close. The rest of the
 // file is searched for a frame header written after the offset expected there had been synced. If there is one, Open
 // refuses with a *DamageError and has changed nothing. If not, that place is the end: what follows was never
-// acknowledged. Then, with one sync, the frames that no later frame says were synced are written over
+// acknowledged. Then, if no mark is there, and with one sync, the frames that no later frame says were synced are written over
 // themselves, since they may stand only in the system's cache after a sync of them failed; and zeros are
 // written over the header of the frame that would come next, so that nothing written there later can make a
 // torn frame whole. The rest is left as it is. The chain of links, below, keeps it out for ever, and wiping it

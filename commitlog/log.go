@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/seed080d9131/lifecycle/internal/fsys"
 )
@@ -173,11 +174,12 @@ func makeDir(fs fsys.FS, dir string) error {
 // create makes the first segment of a new log.
 func (l *Log) create() error {
 	rand.Read(l.identity[:])
-	// The directory itself may be new, and the crash that left it empty may have come before it was
-	// synced. Above it there may be no permission to do so, but then it is not this package that made it.
-	parent := filepath.Dir(filepath.Clean(l.dir))
-	if err := l.fs.SyncDir(parent); err != nil && !errors.Is(err, iofs.ErrPermission) {
-		return failed(parent, "sync the directory", err)
+	// The directories themselves may be new, and the Open that made them may have failed before they were synced.
+	for dir := filepath.Clean(l.dir); filepath.Dir(dir) != dir; dir = filepath.Dir(dir) {
+		parent := filepath.Dir(dir)
+		if err := l.fs.SyncDir(parent); err != nil && !cannotSync(err) {
+			return failed(parent, "sync the directory", err)
+		}
 	}
 	capacity := min(firstSegmentBytes, l.segmentBytes)
 	b, err := l.zeroed(l.temporaryPath(), capacity)
@@ -192,6 +194,13 @@ func (l *Log) create() error {
 	}
 	l.activate(s, b.file)
 	return nil
+}
+
+// cannotSync reports whether err says that a directory can't be synced at all, or not by this process: then it
+// is not this package that made what is in it.
+func cannotSync(err error) bool {
+	return errors.Is(err, iofs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) ||
+		errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EROFS)
 }
 
 // activate makes a new segment the one that is written to.

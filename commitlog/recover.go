@@ -116,6 +116,7 @@ func (l *Log) check(c *check, bases []uint64, buffer []byte) error {
 	}
 	if last {
 		c.file = file
+		file.Reload() // what an earlier process failed to write may be readable, and is not there
 	} else {
 		defer file.Close()
 	}
@@ -257,7 +258,8 @@ func (w *walk) proof() (position int64, h frameHeader, found bool, err error) {
 
 // rewrite writes the frames from w.unsynced to w.position over themselves and syncs them. Reading them
 // proves nothing about the medium: when a sync fails, Linux keeps what it could not write readable,
-// counts it as written, and the next sync reports success. Only what is written anew is synced for certain.
+// counts it as written, and the next sync reports success. (Reload makes it forget that, where it can: on ext4 writing
+// anew does not help for new blocks.) Only what is written anew is synced for certain.
 //
 // For the same reason it writes zeros over the header of a torn frame behind them, whether one can be seen
 // or not: were it still there when the next frame is torn in turn, that one's bytes could make it whole.
@@ -318,18 +320,21 @@ func (w *walk) last() (verdict, error) {
 	if err != nil {
 		return found, err
 	}
-	switch found {
-	case metEnd:
-		return metEnd, nil
-	case metNext:
+	if found == metNext {
 		return found, w.damage("the log goes on in a segment that begins at this offset, and it is missing")
 	}
+	// An end mark too is only the end if nothing proves otherwise: where the disk has lost the write of the next
+	// session's first frame, the mark under it shows again.
 	at, h, damaged, err := w.proof()
 	if err != nil {
 		return found, err
 	}
 	if damaged {
-		return found, w.damage("no whole frame is there, but byte %d holds one that was written after every offset below %d had been synced", at, h.synced)
+		what := "no whole frame is there"
+		if found == metEnd {
+			what = "the log was closed here"
+		}
+		return found, w.damage("%s, but byte %d holds a frame that was written after every offset below %d had been synced", what, at, h.synced)
 	}
-	return metInvalid, nil
+	return found, nil
 }

@@ -57,6 +57,13 @@ type File interface {
 	// not wait, and where it fails the next Sync says so. It does nothing but on Linux.
 	Flush(position, n int64)
 
+	// Reload makes what is read from now on come from the medium, but for what is still to be written.
+	// After a write-back has failed the system may go on to show what is not there, and on ext4 even
+	// writing the same bytes once more, with a sync that reports success, does not bring new blocks to
+	// the medium as long as they are cached. It does nothing but on Linux, and where the system keeps
+	// its cache all the same there is no error.
+	Reload()
+
 	// Size returns how many bytes the file has.
 	Size() (int64, error)
 

@@ -16,7 +16,8 @@
 //     A file's size survives on its own; what lies behind a lost size is lost.
 //   - Unsynced directory changes survive one by one, in any subset; a rename as a whole.
 //   - A failed Sync of a file forgets what was dirty, as Linux does: reads still return it and the next Sync
-//     succeeds, but it is not on the medium. DropCaches then shows what is.
+//     succeeds, but it is not on the medium. Reload of the file, or DropCaches, then shows what is. Until then, new
+//     sectors that were lost stay lost even if they are written again and synced, as on ext4.
 //   - A failed SyncDir forgets nothing, for a journal that fails stops the whole file system: the changes stay unsynced.
 //   - Create over an existing file makes a new one in its place; its content is not shared with open handles.
 //   - A full disk (SetQuota) fails the write that needs a new sector, after what fits. Writing over what a file has needs none.
@@ -108,6 +109,7 @@ type FS struct {
 	process int  // number of the process that runs; handles of others are dead
 	killed  bool // by a Fault
 	quota   int64
+	sticky  bool // see StickyCache
 	hook    func(Op) *Fault
 	trace   []Op
 }
@@ -118,6 +120,7 @@ type node struct {
 	data  []byte       // in the cache
 	disk  []byte       // on the medium
 	dirty map[int]bool // sectors of data that may differ from disk
+	lost  map[int]bool // new sectors that a failed Sync forgot: no Sync writes them until the cache is dropped
 }
 
 // change is one unsynced change of a directory.
@@ -174,6 +177,14 @@ func (f *FS) SetQuota(bytes int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.quota = bytes
+}
+
+// StickyCache makes a system that has no Reload: it does nothing, and what a failed Sync forgot is brought to the
+// medium if it is written again.
+func (f *FS) StickyCache() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sticky = true
 }
 
 // Used returns what all files together have, as a quota counts it.
@@ -238,7 +249,7 @@ func (f *FS) PowerFail(keep func() bool) {
 			n.disk = append(n.disk, make([]byte, len(n.data)-len(n.disk))...)
 		}
 		n.writeOut(keep)
-		n.data = slices.Clone(n.disk)
+		n.data, n.lost = slices.Clone(n.disk), nil
 	}
 }
 
@@ -247,15 +258,7 @@ func (f *FS) DropCaches() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, n := range f.cached {
-		for i := range sectors(len(n.data)) {
-			if !n.dirty[i] {
-				lo, hi := i*SectorBytes, min((i+1)*SectorBytes, len(n.data))
-				clear(n.data[lo:hi])
-				if lo < len(n.disk) {
-					copy(n.data[lo:hi], n.disk[lo:])
-				}
-			}
-		}
+		n.reload()
 	}
 }
 
@@ -267,7 +270,7 @@ func (f *FS) Clone() *FS {
 	clone := func(n *node) *node {
 		c, ok := copies[n]
 		if !ok {
-			c = &node{dir: n.dir, data: slices.Clone(n.data), disk: slices.Clone(n.disk), dirty: maps.Clone(n.dirty)}
+			c = &node{dir: n.dir, data: slices.Clone(n.data), disk: slices.Clone(n.disk), dirty: maps.Clone(n.dirty), lost: maps.Clone(n.lost)}
 			copies[n] = c
 		}
 		return c
@@ -279,7 +282,7 @@ func (f *FS) Clone() *FS {
 		}
 		return c
 	}
-	c := &FS{cached: names(f.cached), medium: names(f.medium), locked: map[string]bool{}, quota: f.quota}
+	c := &FS{cached: names(f.cached), medium: names(f.medium), locked: map[string]bool{}, quota: f.quota, sticky: f.sticky}
 	for _, p := range f.pending {
 		c.pending = append(c.pending, change{p.dir, names(p.names)})
 	}
@@ -638,19 +641,37 @@ func (h *file) Sync() error {
 	if keep == nil {
 		keep = KeepNone
 	}
+	had := sectors(len(n.disk))
 	if len(n.data) > len(n.disk) && keep() {
 		n.grow()
 	}
 	dirty := maps.Clone(n.dirty)
-	n.writeOut(keep)
+	forgotten := n.writeOut(keep)
 	if fault.Kill { // the call ended early, nothing failed: the system still has it to write
 		n.dirty = dirty
+	} else {
+		for _, i := range forgotten {
+			if i >= had && !h.fs.sticky {
+				if n.lost == nil {
+					n.lost = map[int]bool{}
+				}
+				n.lost[i] = true
+			}
+		}
 	}
 	return h.failed(Sync, fault.Err)
 }
 
 // Flush does nothing: what it may do, PowerFail does.
 func (h *file) Flush(int64, int64) {}
+
+func (h *file) Reload() {
+	h.fs.mu.Lock()
+	defer h.fs.mu.Unlock()
+	if h.process == h.fs.process && !h.fs.killed && !h.fs.sticky {
+		h.node.reload()
+	}
+}
 
 func (h *file) Size() (int64, error) {
 	fault := h.begin(Size, 0, 0)
@@ -679,15 +700,32 @@ func (n *node) grow() {
 }
 
 // writeOut brings the dirty sectors that keep lets through to the medium, as far as its size reaches, and
-// forgets that the others were dirty.
-func (n *node) writeOut(keep func() bool) {
+// forgets that the others were dirty; it returns those.
+func (n *node) writeOut(keep func() bool) (forgotten []int) {
 	for _, i := range slices.Sorted(maps.Keys(n.dirty)) {
 		lo, hi := i*SectorBytes, min((i+1)*SectorBytes, len(n.data), len(n.disk))
-		if keep() && lo < hi {
+		if !keep() {
+			forgotten = append(forgotten, i)
+		} else if lo < hi && !n.lost[i] {
 			copy(n.disk[lo:hi], n.data[lo:hi])
 		}
 	}
 	clear(n.dirty)
+	return forgotten
+}
+
+// reload makes what is not dirty what it is on the medium.
+func (n *node) reload() {
+	for i := range sectors(len(n.data)) {
+		if !n.dirty[i] {
+			lo, hi := i*SectorBytes, min((i+1)*SectorBytes, len(n.data))
+			clear(n.data[lo:hi])
+			if lo < len(n.disk) {
+				copy(n.data[lo:hi], n.disk[lo:])
+			}
+			delete(n.lost, i)
+		}
+	}
 }
 
 func sectors(bytes int) int { return (bytes + SectorBytes - 1) / SectorBytes }

@@ -1,0 +1,7 @@
+//go:build !linux || !(386 || amd64 || arm64 || loong64 || ppc64le || riscv64)
+
+package fsys
+
+import "os"
+
+func reload(*os.File) {}
