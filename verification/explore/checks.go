@@ -13,10 +13,7 @@ import (
 func (w *World) check() {
 	d, s := w.Host.Durability(), w.state()
 	durable, accepted := d.Durable(), d.Accepted()
-	w.mu.Lock()
 	before := w.durable
-	w.durable = durable
-	w.mu.Unlock()
 	switch {
 	case durable < before:
 		w.Broken("P4: the durable offset went back from %d to %d", before, durable)
@@ -27,7 +24,10 @@ func (w *World) check() {
 	case s.GivenUp && durable != before && w.gaveUp:
 		w.Broken("P7: the durable offset moved after the rest had been settled as unknown")
 	}
-	w.gaveUp = s.GivenUp
+	if w.sealed && accepted != w.offered {
+		w.Broken("P2: something was accepted after the seal")
+	}
+	w.durable, w.offered, w.gaveUp, w.sealed = durable, accepted, s.GivenUp, s.Sealed
 	if s.Sealed {
 		w.sealedOver("the channel was sealed")
 	}

@@ -129,7 +129,11 @@ func Replay(t *testing.T, sc Scenario, schedule []string) (*Result, []string) {
 				return ""
 			}
 		}
-		steps = append(steps, choice+" "+w.parkedAt(choice))
+		step := choice
+		if g := w.named(choice); g != nil {
+			step += ": " + g.at
+		}
+		steps = append(steps, step)
 		return choice
 	})
 	return r, steps
@@ -235,13 +239,15 @@ func (w *World) choices(ticks int) []string {
 	return all
 }
 
-func (w *World) parkedAt(name string) string {
+func (w *World) named(name string) *goroutine {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, g := range w.order {
 		if g.name == name {
-			return g.at
+			return g
 		}
 	}
-	return ""
+	return nil
 }
 
 func (w *World) release(choice string) {
@@ -252,12 +258,9 @@ func (w *World) release(choice string) {
 		time.Sleep(tickLength)
 		return
 	}
-	for _, g := range w.order {
-		if g.name == choice {
-			g.at = ""
-			g.resume <- struct{}{}
-		}
-	}
+	g := w.named(choice)
+	g.at = ""
+	g.resume <- struct{}{}
 }
 
 // passTime lets time pass where nobody can go on, until somebody can; it returns

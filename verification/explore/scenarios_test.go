@@ -241,7 +241,16 @@ var scenarios = []Scenario{
 			w.Append(background, "checkpoint1")
 			return nil
 		})
+		w.hook(lifecycle.PhaseExitModule, "stop")
 		w.Client("force", func() { w.ForceExit(background) })
+	}, Check: func(w *World) { // nobody else has begun the exit
+		for _, p := range w.Host.Report().Phases {
+			for _, k := range p.Hooks {
+				if !k.Skipped {
+					w.Broken("P7: the hook %q of a forced exit has run", k.Hook)
+				}
+			}
+		}
 	}},
 	{Name: "force, and a slow log", Ticks: 1, Setup: func(w *World) {
 		w.Log.Slow = true
@@ -256,7 +265,6 @@ var scenarios = []Scenario{
 		w.lastWords("a")
 		w.Client("append", func() { w.Append(background, "x1"); w.Wait(background, 0) })
 		ctx, cancel := context.WithCancel(background)
-		w.Client("exit", func() { w.Exit(background) })
 		w.Client("force", func() { w.ForceExit(ctx) })
 		w.Client("cancel", func() { w.Pause("cancel"); cancel() })
 	}},

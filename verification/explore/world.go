@@ -39,9 +39,11 @@ type World struct {
 	refused    map[string]bool
 	results    map[string]error // of Exit and ForceExit that waited to the end, by caller
 	told       bool             // somebody has been refused: nothing is admitted after it
-	durable    lifecycle.Offset // as it was last seen
-	gaveUp     bool             // the drain had been given up then
 	broken     []string         // promises
+
+	// As it was last seen, by the scheduler.
+	durable, offered lifecycle.Offset
+	gaveUp, sealed   bool
 }
 
 // goroutine is one that has announced a step.
