@@ -211,8 +211,8 @@ func TestTheExitRunsItsPhasesInTheOrderOfTheirNumbers(t *testing.T) {
 	})
 }
 
-// What each phase does, in a world where everything is there: a swap of any two
-// rows of the table moves one of these events.
+// What each phase does, in a world where everything is there. A swap of any two rows
+// of the table but checkpoint and close durability moves one of these events.
 func TestEachPhaseDoesItsWorkBetweenThatOfItsNeighbours(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		s := &script{}

@@ -149,7 +149,7 @@ func Open(dir string, opts Options) (*Log, error) {
 	return l, nil
 }
 
-// makeDir makes a directory and the missing ones above it, durably.
+// makeDir makes a directory and the missing ones above it; create syncs them.
 func makeDir(fs fsys.FS, dir string) error {
 	err := fs.Mkdir(dir)
 	parent := filepath.Dir(dir)
@@ -164,9 +164,6 @@ func makeDir(fs fsys.FS, dir string) error {
 	}
 	if err != nil {
 		return failed(dir, "make the directory", err)
-	}
-	if err := fs.SyncDir(parent); err != nil {
-		return failed(parent, "sync the directory", err)
 	}
 	return nil
 }

@@ -77,6 +77,8 @@ const (
 	maxLength  = 2000 // of a schedule
 )
 
+var background = context.Background()
+
 // canceled is a context that is done.
 var canceled = func() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())

@@ -8,8 +8,6 @@ import (
 	"github.com/seed080d9131/lifecycle"
 )
 
-var background = context.Background()
-
 // scenarios are the worlds that are explored. Each that appends has an append that
 // nobody waits for: where every task waits for its own, a missing drain goes unseen.
 var scenarios = []Scenario{

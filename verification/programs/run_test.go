@@ -481,11 +481,14 @@ func (l *scriptedLog) call(op string, units int, txs []string) error {
 		l.counts[op]++
 		w.log = append(w.log, r)
 	})
-	if units != forever {
-		time.Sleep(delay(units, 1<<30+len(op)<<20+n))
+	// A call that fails takes some time always: did it fail in the very moment in which whoever appended fails as
+	// well, either might come first.
+	fails := script.FailOp == op && script.FailCall == n
+	if units != forever || fails {
+		time.Sleep(delay(max(units, 0), 1<<30+len(op)<<20+n))
 	}
 	var err error
-	if script.FailOp == op && script.FailCall == n {
+	if fails {
 		if script.How == "hang" {
 			<-w.released
 		} else {

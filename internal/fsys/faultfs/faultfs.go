@@ -29,6 +29,7 @@ import (
 	"io/fs"
 	"maps"
 	"math/rand/v2"
+	"path"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -231,8 +232,8 @@ func (f *FS) PowerFail(keep func() bool) {
 	}
 	f.pending = nil
 	for path := range f.medium { // what stands in a directory that is lost
-		for p := path; p != filepath.Dir(p); p = filepath.Dir(p) {
-			if f.medium[filepath.Dir(p)] == nil {
+		for p := path; p != dirOf(p); p = dirOf(p) {
+			if f.medium[dirOf(p)] == nil {
 				delete(f.medium, path)
 			}
 		}
@@ -293,7 +294,7 @@ func (f *FS) Clone() *FS {
 func (f *FS) ReadFile(name string) ([]byte, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	n, ok := f.cached[filepath.Clean(name)]
+	n, ok := f.cached[clean(name)]
 	if !ok || n.dir {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: fs.ErrNotExist}
 	}
@@ -304,7 +305,7 @@ func (f *FS) ReadFile(name string) ([]byte, error) {
 func (f *FS) WriteFile(name string, data []byte) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	name = filepath.Clean(name)
+	name = clean(name)
 	n := &node{data: slices.Clone(data), disk: slices.Clone(data)}
 	f.cached[name], f.medium[name] = n, n
 }
@@ -313,8 +314,8 @@ func (f *FS) WriteFile(name string, data []byte) {
 func (f *FS) RemoveFile(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.cached, filepath.Clean(name))
-	delete(f.medium, filepath.Clean(name))
+	delete(f.cached, clean(name))
+	delete(f.medium, clean(name))
 }
 
 // Names returns the paths of all files, sorted.
@@ -363,7 +364,7 @@ func (f *FS) run(kind Kind, name string, do func(path string) error) error {
 	f.mu.Lock()
 	process := f.process
 	f.mu.Unlock()
-	fault := f.begin(process, Op{Kind: kind, Name: name})
+	fault := f.begin(process, Op{Kind: kind, Name: clean(name)})
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var err error
@@ -371,7 +372,7 @@ func (f *FS) run(kind Kind, name string, do func(path string) error) error {
 		f.killed = f.killed || fault.Kill
 		err = fault.Err
 	} else {
-		err = do(filepath.Clean(name))
+		err = do(clean(name))
 	}
 	if err != nil {
 		return &fs.PathError{Op: string(kind), Path: name, Err: err}
@@ -402,10 +403,10 @@ func (f *FS) Mkdir(dir string) error {
 		if f.cached[path] != nil {
 			return fs.ErrExist
 		}
-		if f.cached[filepath.Dir(path)] == nil {
+		if f.cached[dirOf(path)] == nil {
 			return fs.ErrNotExist
 		}
-		f.alter(filepath.Dir(path), map[string]*node{path: {dir: true}})
+		f.alter(dirOf(path), map[string]*node{path: {dir: true}})
 		return nil
 	})
 }
@@ -417,8 +418,8 @@ func (f *FS) ReadDir(dir string) (names []string, err error) {
 			return fs.ErrNotExist
 		}
 		for p := range f.cached {
-			if filepath.Dir(p) == path && p != path {
-				names = append(names, filepath.Base(p))
+			if dirOf(p) == path && p != path {
+				names = append(names, baseOf(p))
 			}
 		}
 		slices.Sort(names)
@@ -447,11 +448,11 @@ func (f *FS) SyncDir(dir string) error {
 func (f *FS) Create(name string) (fsys.File, error) {
 	var n *node
 	err := f.run(Create, name, func(path string) error {
-		if f.cached[filepath.Dir(path)] == nil {
+		if f.cached[dirOf(path)] == nil {
 			return fs.ErrNotExist
 		}
 		n = &node{dirty: map[int]bool{}}
-		f.alter(filepath.Dir(path), map[string]*node{path: n})
+		f.alter(dirOf(path), map[string]*node{path: n})
 		return nil
 	})
 	if err != nil {
@@ -482,7 +483,7 @@ func (f *FS) Rename(from, to string) error {
 		if n == nil {
 			return fs.ErrNotExist
 		}
-		f.alter(filepath.Dir(path), map[string]*node{path: nil, filepath.Clean(to): n})
+		f.alter(dirOf(path), map[string]*node{path: nil, clean(to): n})
 		return nil
 	})
 }
@@ -493,7 +494,7 @@ func (f *FS) Remove(name string) error {
 		if f.cached[path] == nil {
 			return fs.ErrNotExist
 		}
-		f.alter(filepath.Dir(path), map[string]*node{path: nil})
+		f.alter(dirOf(path), map[string]*node{path: nil})
 		return nil
 	})
 }
@@ -506,7 +507,7 @@ func (f *FS) Lock(name string) (io.Closer, error) {
 			return fsys.ErrLocked
 		}
 		if f.cached[path] == nil {
-			f.alter(filepath.Dir(path), map[string]*node{path: {}})
+			f.alter(dirOf(path), map[string]*node{path: {}})
 		}
 		f.locked[path] = true
 		l = &lock{fs: f, path: path, process: f.process}
@@ -541,7 +542,7 @@ func (l *lock) Close() error {
 func (f *FS) handle(n *node, name string, write bool) *file {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return &file{fs: f, node: n, name: name, write: write, process: f.process}
+	return &file{fs: f, node: n, name: clean(name), write: write, process: f.process}
 }
 
 type file struct {
@@ -727,6 +728,12 @@ func (n *node) reload() {
 		}
 	}
 }
+
+// clean is a name as the file system keeps it: with slashes, whatever the system's separator is.
+func clean(name string) string { return path.Clean(filepath.ToSlash(name)) }
+
+func dirOf(name string) string  { return path.Dir(name) }
+func baseOf(name string) string { return path.Base(name) }
 
 func sectors(bytes int) int { return (bytes + SectorBytes - 1) / SectorBytes }
 
