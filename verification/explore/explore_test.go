@@ -32,6 +32,7 @@ func TestEveryInterleaving(t *testing.T) {
 			if sc.Big && !*big {
 				t.Skip("skipped: a big scenario; go test ./explore -big")
 			}
+			t.Parallel()
 			most := 0
 			if underRace {
 				most = mostUnderRace
@@ -60,7 +61,7 @@ func (r *Result) require(t *testing.T) {
 func TestPruningMissesNoState(t *testing.T) {
 	names := []string{"one task", "in memory", "the log fails to close"}
 	if *big {
-		names = append(names, "go", "enter", "a hook fails")
+		names = append(names, "enter")
 	}
 	for _, name := range names {
 		sc := named(t, name)
@@ -68,6 +69,7 @@ func TestPruningMissesNoState(t *testing.T) {
 			if underRace {
 				t.Skip("skipped: hundreds of thousands of schedules, under the race detector")
 			}
+			t.Parallel()
 			pruned, full := Walk(t, sc, Options{Prune: true}), Walk(t, sc, Options{})
 			pruned.require(t)
 			full.require(t)
@@ -79,12 +81,17 @@ func TestPruningMissesNoState(t *testing.T) {
 
 // Steps that are no choices lead to no end that is not found without them.
 func TestStepsThatAreNoChoicesHideNoEnd(t *testing.T) {
-	for _, name := range []string{"one task", "go", "enter", "append at the seal", "hooks", "three exits", "the log fails to append", "the log fails to sync"} {
+	names := []string{"one task", "go", "enter", "a hook fails", "the log fails to close"}
+	if *big {
+		names = append(names, "append at the seal", "hooks", "three exits", "the log fails to append", "the log fails to sync")
+	}
+	for _, name := range names {
 		sc := named(t, name)
 		t.Run(sc.Name, func(t *testing.T) {
 			if underRace {
 				t.Skip("skipped: tens of thousands of schedules, under the race detector")
 			}
+			t.Parallel()
 			some, every := Walk(t, sc, Options{Prune: true}), Walk(t, sc, Options{Prune: true, EveryStep: true})
 			some.require(t)
 			every.require(t)

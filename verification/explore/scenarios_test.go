@@ -76,7 +76,12 @@ var scenarios = []Scenario{
 		w.Client("other", func() { w.Call(func(lifecycle.Call) { w.Append(background, "other1") }) })
 		w.Client("exit", func() { w.Exit(background) })
 	}},
-	{Name: "every", Quiet: true, Ticks: 2, Setup: func(w *World) {
+	{Name: "a ticker", Quiet: true, Ticks: 1, Setup: func(w *World) {
+		w.New(lifecycle.Options{})
+		w.every("ticker", tickLength/2)
+		w.Client("exit", func() { w.Exit(background) })
+	}},
+	{Name: "every", Quiet: true, Big: true, Ticks: 2, Setup: func(w *World) {
 		w.New(lifecycle.Options{})
 		w.every("ticker", tickLength/2)
 		w.Client("late", func() { w.every("late ticker", time.Hour) })
@@ -221,7 +226,7 @@ var scenarios = []Scenario{
 		w.Client("exit", func() { w.Exit(background) })
 		w.Client("force", func() { w.ForceExit(background) })
 	}},
-	{Name: "force, and a task that does not obey", Ticks: 1, Setup: func(w *World) {
+	{Name: "force, and a task that does not obey", Big: true, Ticks: 1, Setup: func(w *World) {
 		w.New(lifecycle.Options{})
 		w.Go("deaf", func(context.Context) error {
 			w.Append(background, "deaf1")
@@ -250,7 +255,7 @@ var scenarios = []Scenario{
 			}
 		}
 	}},
-	{Name: "force, and a slow log", Ticks: 1, Setup: func(w *World) {
+	{Name: "force, and a slow log", Big: true, Ticks: 1, Setup: func(w *World) {
 		w.Log.Slow = true
 		w.New(lifecycle.Options{})
 		w.Append(background, "a1")
@@ -260,20 +265,18 @@ var scenarios = []Scenario{
 	{Name: "force whose time ends while the log is slow", Big: true, Ticks: 1, Setup: func(w *World) {
 		w.Log.Slow = true
 		w.New(lifecycle.Options{})
-		w.lastWords("a")
 		w.Client("append", func() { w.Append(background, "x1"); w.Wait(background, 0) })
 		ctx, cancel := context.WithCancel(background)
 		w.Client("force", func() { w.ForceExit(ctx) })
 		w.Client("cancel", func() { w.Pause("cancel"); cancel() })
 	}},
-	{Name: "force, and an observer that hangs on the actor", Ticks: 1, Setup: func(w *World) {
+	{Name: "force, and an observer that hangs on the actor", Big: true, Ticks: 1, Setup: func(w *World) {
 		w.New(lifecycle.Options{Observer: lifecycle.Observer{Synced: func(lifecycle.SyncEvent) { w.Pause("observer") }}})
 		w.Client("append", func() { w.Append(background, "x1"); w.Append(background, "x2") })
 		w.Client("force", func() { w.ForceExit(background) })
 	}},
 	{Name: "two forces", Ticks: 1, Big: true, Setup: func(w *World) {
 		w.New(lifecycle.Options{})
-		w.Go("deaf", func(context.Context) error { w.Pause("deaf"); w.Append(background, "deaf1"); return nil })
 		w.OnExit(lifecycle.PhaseRelease, "release", func(context.Context) error { w.Pause("deaf"); return nil })
 		w.Client("one", func() { w.ForceExit(background) })
 		w.Client("two", func() { w.ForceExit(canceled) })

@@ -90,7 +90,12 @@ func newWorld() *World {
 
 // New makes the scenario's host on w.Log, or in memory if the log is taken away.
 func (w *World) New(opts lifecycle.Options) {
-	remove := seam.Install(func(any) seam.Watch { return w.at })
+	remove := seam.Install(func(any) seam.Watch {
+		if goroutineID() != w.root { // a host of another world
+			return nil
+		}
+		return w.at
+	})
 	defer remove()
 	var log lifecycle.Log
 	if w.Log != nil {
