@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stretchr/testify/require"
 	"github.com/seed080d9131/lifecycle/internal/fsys/faultfs"
+	"github.com/stretchr/testify/require"
 )
 
 // A log of three small segments, as one that was closed in order and as one whose process was killed.
