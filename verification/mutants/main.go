@@ -51,7 +51,7 @@ type options struct {
 func main() {
 	run := flag.String("run", "", "only faults whose file, promise or sentence matches this `regexp`")
 	workers := flag.Int("p", 2, "how many to run at a time")
-	timeout := flag.Duration("timeout", 10*time.Second, "how long a killing test may take beyond ten times what it takes without a fault")
+	timeout := flag.Duration("timeout", 5*time.Second, "how long a killing test may take beyond ten times what it takes without a fault")
 	update := flag.Bool("update", false, "rewrite the patches for the code as it is now, with less context to match, and run nothing")
 	list := flag.Bool("list", false, "print the ledger and run nothing")
 	flag.Parse()
