@@ -56,6 +56,23 @@ func TestARefusalIsToldOnlyWhenEverythingIsRefused(t *testing.T) {
 	})
 }
 
+// P1: the exit waits for the last task, not for the last but one.
+func TestTheExitWaitsForTheLastOfItsTasks(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := lifecycle.New(nil, lifecycle.Options{})
+		ended := false
+		require.NoError(t, h.Go("quick", untilCancelled))
+		require.NoError(t, h.Go("slow", func(ctx context.Context) error {
+			<-ctx.Done()
+			time.Sleep(time.Second)
+			ended = true
+			return nil
+		}))
+		require.NoError(t, h.Exit(background))
+		require.True(t, ended)
+	})
+}
+
 // P1: a swap of any two phases shows in what one of them finds.
 func TestEachPhaseFindsTheWorldAsThePhasesBeforeItLeaveIt(t *testing.T) {
 	bubble(t, func(t *testing.T) {
