@@ -51,7 +51,8 @@ var worlds = []world{
 	{"ForceExit, hooks, a stuck task", "-DTASKS=1 -DEXITS=0 -DFORCE=1 -DHOOKS=1 -DSTUCKTASK=1", false, false, true},
 	{"ForceExit, a call and hooks that may be stuck", "-DTASKS=0 -DCALLS=1 -DSTUCKCALL=1 -DHOOKS=1 -DSTUCKHOOK=1 -DFORCE=1 -DEXITS=0", false, false, true},
 	{"ForceExit, a log that may hang", "-DTASKS=0 -DCLIENTS=1 -DEXITS=0 -DFORCE=1 -DSTUCKLOG=1", true, true, false},
-	{"Exit and two ForceExits, a log that may hang or fail", "-DTASKS=0 -DCLIENTS=1 -DLOGFAIL=1 -DFORCE=2 -DSTUCKLOG=1", false, false, true},
+	{"Exit and ForceExit, a log that may hang or fail", "-DTASKS=0 -DCLIENTS=1 -DLOGFAIL=1 -DFORCE=1 -DSTUCKLOG=1", false, false, true},
+	{"two ForceExits, a log that may hang", "-DTASKS=0 -DCLIENTS=1 -DEXITS=0 -DFORCE=2 -DSTUCKLOG=1", false, false, true},
 	{"ForceExit, an observer that may hang", "-DTASKS=0 -DCLIENTS=2 -DEXITS=0 -DFORCE=1 -DOBSERVER=1", false, false, true},
 	{"ForceExit, an observer that may hang, a log that fails", "-DTASKS=0 -DCLIENTS=1 -DEXITS=0 -DFORCE=1 -DOBSERVER=1 -DLOGFAIL=1", false, true, false},
 }
