@@ -257,6 +257,7 @@ func TestNoPieceOfABatchIsWrittenBehindOneThatTheLogRefused(t *testing.T) {
 			pending, err := h.Durability().Append(background, make([]byte, 200<<10))
 			require.NoError(t, err)
 			last = pending
+			synctest.Wait() // the first is a batch of its own, which waits at the gate; the others are the next
 		}
 		close(p.gate)
 		require.ErrorIs(t, last.Wait(background), lifecycle.ErrUnknown)
