@@ -122,17 +122,17 @@ type Durability struct {
 	future     chan struct{}
 	sealed     bool
 	failed     *LogError
-	parked     bool      // the actor waits for wake
-	over       bool      // the actor has taken its last flight
-	generation int       // of the actor's goroutine: an older one stops
-	released   int       // how many waited for the last flight
-	usual      int       // about as many bytes as a batch has lately had
-	spares     [2]*chunk // to be used again; full ones are fullChunks'
+	parked     bool          // the actor waits for wake
+	over       bool          // the actor has taken its last flight
+	generation int           // of the actor's goroutine: an older one stops
+	released   int           // how many waited for the last flight
+	syncTime   time.Duration // of a flight, smoothed
+	usual      int           // about as many bytes as a batch has lately had
+	spares     [2]*chunk     // to be used again; full ones are fullChunks'
 
 	// The actor's own.
-	txs      [][]byte      // scratch for log.Append
-	takeoff  time.Duration // when the flight's write began: the host's age
-	syncTime time.Duration // smoothed
+	txs     [][]byte      // scratch for log.Append
+	takeoff time.Duration // when the flight's write began: the host's age
 }
 
 // batch is transactions that share their write, their sync and their wake-up.
@@ -515,8 +515,9 @@ func (d *Durability) take(generation int) (took, superseded bool) {
 	released := d.released
 	d.released = 0
 	if released > 0 && released <= maxGathered && d.generation == generation {
+		patience := d.syncTime / 4
 		d.mu.Unlock()
-		d.gather(released)
+		d.gather(released, patience)
 		d.mu.Lock()
 	}
 	for {
@@ -581,11 +582,10 @@ func (d *Durability) left() {
 // land settles the flight and tells the observer.
 func (d *Durability) land(err *LogError) {
 	took := d.host.age() - d.takeoff
-	d.syncTime += (took - d.syncTime) / 8
 	event := SyncEvent{Host: d.host.name, Txs: d.flight.txs, Bytes: d.flight.bytes - d.flight.txs*queueOverhead, Duration: took}
 	if err == nil {
 		d.host.at(seam.Settle, "")
-		d.settle()
+		d.settle(took)
 	} else {
 		event.Err = err
 		d.host.at(seam.Poison, "")
@@ -650,7 +650,7 @@ func (d *Durability) written(bytes int) {
 }
 
 // settle publishes that the flight is durable.
-func (d *Durability) settle() {
+func (d *Durability) settle(took time.Duration) {
 	d.mu.Lock()
 	f := &d.flight
 	if d.givenUp.Load() { // settled already
@@ -661,6 +661,7 @@ func (d *Durability) settle() {
 	d.durable.Store(f.end)
 	settled, future := f.settled, d.future
 	d.released = f.waiters
+	d.syncTime += (took - d.syncTime) / 8
 	d.usual = max(f.bytes, d.usual-d.usual/16)
 	d.recycle(f.chunks)
 	*f = batch{chunks: f.chunks[:0]}
@@ -826,8 +827,7 @@ func (d *Durability) queuedBytes() int {
 // most a quarter of what a sync takes, and not for large batches, which are slow
 // to come back and gain nothing. (Yields are counted too: where the clock is a
 // test's, it stands still.)
-func (d *Durability) gather(released int) {
-	patience := d.syncTime / 4
+func (d *Durability) gather(released int, patience time.Duration) {
 	if patience == 0 { // the log takes no time
 		return
 	}

@@ -19,7 +19,11 @@ func (h *Host) inspect() seam.State {
 	var s seam.State
 	var b strings.Builder
 	h.mu.Lock()
-	fmt.Fprintf(&b, "host %v exiting=%t done=%t hooks=%d waiting=%d\n", h.state, isClosed(h.exiting), isClosed(h.done), len(h.hooks), len(h.waiting))
+	fmt.Fprintf(&b, "host %v exiting=%t done=%t waiting=%d hooks", h.state, isClosed(h.exiting), isClosed(h.done), len(h.waiting))
+	for _, k := range h.hooks {
+		fmt.Fprintf(&b, " %d/%s", k.phase, k.name)
+	}
+	b.WriteByte('\n')
 	if e := h.exit; e != nil {
 		s.Forced = e.forced
 		s.Phase = e.phase.String()
@@ -61,6 +65,9 @@ func (h *Host) inspect() seam.State {
 	var active []string
 	for c := range h.callouts.active {
 		active = append(active, c.name)
+	}
+	for name, label := range h.callouts.shared {
+		active = append(active, fmt.Sprintf("%s left=%t kept=%t", name, label.left, label.kept))
 	}
 	h.callouts.mu.Unlock()
 	slices.Sort(active)

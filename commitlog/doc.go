@@ -18,8 +18,7 @@
 //   - Nobody else changes the directory. The lock keeps other Logs out, not other programs.
 //   - Not assumed: that unsynced writes reach the disk in order, whole, or at all; that a sync after a failed
 //     one means anything; that a file's size is right after a crash; that new space reads as zeros; that what reads
-//     return after a failed sync is on the disk. (On ext4 it may not even get there by being written and synced again, as
-//     long as it is cached: Open makes Linux drop the last segment from its cache before it reads it.)
+//     return after a failed sync is on the disk.
 //
 // # What it promises
 //
@@ -34,7 +33,8 @@
 //     stands behind the end of a segment.
 //   - Nothing stale comes back: not from recycled files, other logs, other places of this one, or what a crash
 //     left behind the end and a later life of the log has written up to.
-//   - Reading never delays appending. Opening a log that exists needs no new disk space.
+//   - Reading never delays appending. Opening a log that exists needs no new disk space (for an exception see
+//     below).
 //
 // # What it does not promise
 //
@@ -54,8 +54,13 @@
 // frame continues the chain, or to the mark of a clean close. The rest of the
 // file is searched for a frame header written after the offset expected there had been synced. If there is one, Open
 // refuses with a *DamageError and has changed nothing. If not, that place is the end: what follows was never
-// acknowledged. Then, if no mark is there, and with one sync, the frames that no later frame says were synced are written over
-// themselves, since they may stand only in the system's cache after a sync of them failed; and zeros are
+// acknowledged.
+//
+// If no mark is there, what was read may stand only in the system's cache, after a sync of it failed. On Linux Open
+// then has the last segment dropped from the cache and reads it again: there, on ext4, writing the same bytes once more and syncing them
+// reports success and may still not bring them to the disk, as long as they are cached. Where they stay cached because another
+// process reads or maps the file, Open puts a synced copy in the segment's place (the one case in which it needs disk space). Otherwise, with
+// one sync, the frames that no later frame says were synced are written over themselves; and zeros are
 // written over the header of the frame that would come next, so that nothing written there later can make a
 // torn frame whole. The rest is left as it is. The chain of links, below, keeps it out for ever, and wiping it
 // would prove less: a wipe that a failed sync lost reads as a wipe.

@@ -13,7 +13,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"github.com/seed080d9131/lifecycle/internal/fsys"
 )
@@ -121,7 +120,13 @@ func Open(dir string, opts Options) (*Log, error) {
 		turn:         make(chan struct{}, 1),
 	}
 	if l.fs == nil {
-		l.fs = fsys.OS
+		// Absolute, so that neither a change of the working directory nor ".." behind a symbolic link makes one
+		// operation mean another directory than the next.
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			return nil, failed(dir, "open", err)
+		}
+		dir, l.dir, l.fs = abs, abs, fsys.OS
 	}
 	l.turn <- struct{}{}
 	var session [8]byte
@@ -149,7 +154,8 @@ func Open(dir string, opts Options) (*Log, error) {
 	return l, nil
 }
 
-// makeDir makes a directory and the missing ones above it; create syncs them.
+// makeDir makes a directory and the missing ones above it, durably. What it can't make durable it takes away again,
+// since the next Open would not know that it is not.
 func makeDir(fs fsys.FS, dir string) error {
 	err := fs.Mkdir(dir)
 	parent := filepath.Dir(dir)
@@ -165,18 +171,26 @@ func makeDir(fs fsys.FS, dir string) error {
 	if err != nil {
 		return failed(dir, "make the directory", err)
 	}
+	if err := fs.SyncDir(parent); err != nil {
+		_ = fs.Remove(dir)
+		return failed(parent, "sync the directory", err)
+	}
 	return nil
 }
 
 // create makes the first segment of a new log.
 func (l *Log) create() error {
 	rand.Read(l.identity[:])
-	// The directories themselves may be new, and the Open that made them may have failed before they were synced.
-	for dir := filepath.Clean(l.dir); filepath.Dir(dir) != dir; dir = filepath.Dir(dir) {
-		parent := filepath.Dir(dir)
-		if err := l.fs.SyncDir(parent); err != nil && !cannotSync(err) {
-			return failed(parent, "sync the directory", err)
-		}
+	// The directory itself may be new, and the crash that left it empty may have come before it was
+	// synced. There may be no permission to do so, but then it is not this package that made it.
+	parent := filepath.Dir(filepath.Clean(l.dir))
+	if err := l.fs.SyncDir(parent); err != nil && !errors.Is(err, iofs.ErrPermission) {
+		return failed(parent, "sync the directory", err)
+	}
+	// The same for those above, as far as they can be synced: some may be of file systems that have nothing to do
+	// with the log.
+	for dir := parent; filepath.Dir(dir) != dir; dir = filepath.Dir(dir) {
+		_ = l.fs.SyncDir(filepath.Dir(dir))
 	}
 	capacity := min(firstSegmentBytes, l.segmentBytes)
 	b, err := l.zeroed(l.temporaryPath(), capacity)
@@ -191,13 +205,6 @@ func (l *Log) create() error {
 	}
 	l.activate(s, b.file)
 	return nil
-}
-
-// cannotSync reports whether err says that a directory can't be synced at all, or not by this process: then it
-// is not this package that made what is in it.
-func cannotSync(err error) bool {
-	return errors.Is(err, iofs.ErrPermission) || errors.Is(err, errors.ErrUnsupported) ||
-		errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EROFS)
 }
 
 // activate makes a new segment the one that is written to.

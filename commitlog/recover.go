@@ -50,7 +50,13 @@ func (l *Log) load() error {
 		l.identity = c.identity
 		l.segments = append(l.segments, c.walk.segment)
 	}
-	if last.found == metInvalid {
+	switch {
+	case last.found != metInvalid:
+	case last.cached:
+		if err := l.renew(last.walk); err != nil {
+			return err
+		}
+	default:
 		if err := last.walk.rewrite(); err != nil {
 			return err
 		}
@@ -72,6 +78,7 @@ type check struct {
 	identity identity
 	walk     *walk
 	found    verdict
+	cached   bool // what was read may not be on the medium, and may not get there by being written again
 	err      error
 }
 
@@ -116,7 +123,6 @@ func (l *Log) check(c *check, bases []uint64, buffer []byte) error {
 	}
 	if last {
 		c.file = file
-		file.Reload() // what an earlier process failed to write may be readable, and is not there
 	} else {
 		defer file.Close()
 	}
@@ -132,12 +138,23 @@ func (l *Log) check(c *check, bases []uint64, buffer []byte) error {
 		return &DamageError{Segment: path, Offset: bases[0], Why: fmt.Sprintf("the file was made with %d bytes and has only %d", s.allocated, size)}
 	}
 	c.identity, c.walk = id, newWalk(s, file, size, buffer)
-	if last {
-		c.found, err = c.walk.last()
-	} else {
-		err = c.walk.inner(bases[1])
+	if !last {
+		return c.walk.inner(bases[1])
 	}
-	return err
+	if c.found, err = c.walk.last(); err != nil || c.found != metInvalid {
+		return err
+	}
+	// The log was not closed in order, so what an earlier process failed to write may be readable and not be
+	// there.
+	switch err := file.Reload(); {
+	case err == nil:
+		c.walk = newWalk(s, file, size, c.walk.window.bytes)
+		c.found, err = c.walk.last()
+		return err
+	case errors.Is(err, fsys.ErrCached):
+		c.cached = true
+	}
+	return nil
 }
 
 // walk goes over a segment's frames in order, as far as they are whole and follow one another.
@@ -257,9 +274,8 @@ func (w *walk) proof() (position int64, h frameHeader, found bool, err error) {
 }
 
 // rewrite writes the frames from w.unsynced to w.position over themselves and syncs them. Reading them
-// proves nothing about the medium: when a sync fails, Linux keeps what it could not write readable,
-// counts it as written, and the next sync reports success. (Reload makes it forget that, where it can: on ext4 writing
-// anew does not help for new blocks.) Only what is written anew is synced for certain.
+// proves nothing about the medium: when a sync fails, the system may keep what it could not write readable,
+// count it as written, and report success for the next sync.
 //
 // For the same reason it writes zeros over the header of a torn frame behind them, whether one can be seen
 // or not: were it still there when the next frame is torn in turn, that one's bytes could make it whole.
@@ -285,6 +301,46 @@ func (w *walk) rewrite() error {
 	if err := w.window.file.Sync(); err != nil {
 		return failed(w.segment.path, "sync what was recovered", err)
 	}
+	return nil
+}
+
+// renew puts a copy of the segment, up to w.position, in its place: what is cached of the old file and is not on the
+// medium may not get there by being written over (see fsys.File.Reload).
+func (l *Log) renew(w *walk) (err error) {
+	path := l.temporaryPath()
+	file, err := l.fs.Create(path)
+	if err != nil {
+		return failed(path, "create", err)
+	}
+	defer func() {
+		if err != nil {
+			file.Close()
+			l.fs.Remove(path)
+		}
+	}()
+	size, end := w.window.size, min(w.position, w.window.size)
+	for p := int64(0); p < size; {
+		var b []byte
+		if p < end {
+			if b, err = w.window.some(p, end-p); err != nil {
+				return w.failed(err)
+			}
+		} else {
+			b = zeros[:min(size-p, zeroBytes)]
+		}
+		if err := writeAt(file, path, b, p); err != nil {
+			return err
+		}
+		p += int64(len(b))
+	}
+	if err := file.Sync(); err != nil {
+		return failed(path, "sync what was recovered", err)
+	}
+	if err := l.fs.Rename(path, w.segment.path); err != nil {
+		return failed(path, "rename", err)
+	}
+	l.file.Close()
+	l.file, w.window.file = file, file
 	return nil
 }
 

@@ -3,12 +3,15 @@ package commitlog
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/seed080d9131/lifecycle/internal/fsys"
 	"github.com/seed080d9131/lifecycle/internal/fsys/faultfs"
 	"github.com/stretchr/testify/require"
 )
@@ -414,12 +417,17 @@ func TestARecycledFileBringsNothingBack(t *testing.T) {
 // Linux may go on to show what a failed write-back has lost, and on ext4 even writing it anew and syncing it does
 // not bring it to the medium while it is cached; other systems have no way to ask for the medium.
 func TestWhatAnOpenedLogShowsAfterAFailedSyncIsDurable(t *testing.T) {
-	for name, sticky := range map[string]bool{"the cache can be dropped": false, "it can't": true} {
+	for name, c := range map[string]struct {
+		reload error
+		shown  int
+	}{
+		"the cache can be dropped":      {nil, 0},
+		"it can't, since it is in use":  {fsys.ErrCached, 1},
+		"the system has no way to drop": {errors.ErrUnsupported, 1},
+	} {
 		t.Run(name, func(t *testing.T) {
 			fs := faultfs.New()
-			if sticky {
-				fs.StickyCache()
-			}
+			fs.Cache(c.reload)
 			l := mustOpen(t, testDir, small(fs))
 			fs.Hook(func(op faultfs.Op) *faultfs.Fault {
 				if op.Kind == faultfs.Sync {
@@ -433,7 +441,7 @@ func TestWhatAnOpenedLogShowsAfterAFailedSyncIsDurable(t *testing.T) {
 			fs.Hook(nil)
 			l = mustOpen(t, testDir, small(fs)) // the same boot: the cache shows what the medium has not
 			found := mustContents(t, l)
-			require.Len(t, found, map[bool]int{false: 0, true: 1}[sticky])
+			require.Len(t, found, c.shown)
 			commit(t, l, 1, 10)
 			found = mustContents(t, l)
 			fs.PowerFail(faultfs.KeepNone)
@@ -466,6 +474,44 @@ func TestAnEndMarkThatShowsAgainHidesNothing(t *testing.T) {
 	var damage *DamageError
 	require.ErrorAs(t, err, &damage)
 	require.Contains(t, damage.Why, "the log was closed here, but byte")
+}
+
+func TestOneDirectoryIsTheSameForEveryOperation(t *testing.T) {
+	base := t.TempDir()
+	for _, dir := range []string{"a", "b", filepath.Join("other", "deep")} {
+		require.NoError(t, os.MkdirAll(filepath.Join(base, dir), 0o750))
+	}
+	opts := Options{SegmentBytes: minSegmentBytes}
+	write := func(l *Log, n, size int) []string {
+		commit(t, l, n, size)
+		found := mustContents(t, l)
+		require.NoError(t, l.Close())
+		return found
+	}
+	read := func(dir string) []string {
+		l := mustOpen(t, dir, opts)
+		found := mustContents(t, l)
+		require.NoError(t, l.Close())
+		return found
+	}
+	other := filepath.Join(base, "b", "log")
+	want := write(mustOpen(t, other, opts), 3, 10)
+
+	t.Chdir(filepath.Join(base, "a"))
+	l := mustOpen(t, "log", opts)
+	t.Chdir(filepath.Join(base, "b"))
+	wrote := write(l, 5, 3000) // into segments that are made from here on
+	require.Equal(t, want, read(other))
+	require.Equal(t, wrote, read(filepath.Join(base, "a", "log")))
+
+	if err := os.Symlink(filepath.Join(base, "other", "deep"), filepath.Join(base, "link")); err != nil {
+		t.Logf("not tried: symbolic links: %v", err)
+		return
+	}
+	_ = write(mustOpen(t, filepath.Join(base, "c"), opts), 3, 10)
+	wrote = write(mustOpen(t, base+"/link/../c", opts), 2, 10)
+	require.Len(t, wrote, 5)
+	require.Equal(t, wrote, read(filepath.Join(base, "c")))
 }
 
 func TestDirectoriesThatAFailedOpenMadeAreSyncedByTheNext(t *testing.T) {

@@ -14,6 +14,9 @@ import (
 // ErrLocked is what [FS.Lock] returns for a file that is locked already, by this process or another.
 var ErrLocked = errors.New("locked by another owner")
 
+// ErrCached is what [File.Reload] returns if what is read may still not be on the medium.
+var ErrCached = errors.New("it stays in the system's cache")
+
 // FS is what a log asks of a file system. Its methods may be called by several goroutines at once.
 type FS interface {
 	// Mkdir makes one directory. It fails with fs.ErrExist if the name is taken.
@@ -58,11 +61,11 @@ type File interface {
 	Flush(position, n int64)
 
 	// Reload makes what is read from now on come from the medium, but for what is still to be written.
-	// After a write-back has failed the system may go on to show what is not there, and on ext4 even
-	// writing the same bytes once more, with a sync that reports success, does not bring new blocks to
-	// the medium as long as they are cached. It does nothing but on Linux, and where the system keeps
-	// its cache all the same there is no error.
-	Reload()
+	// After a write-back has failed, Linux goes on to show what is not there, and on ext4 even writing
+	// the same bytes once more, with a sync that reports success, does not bring new blocks to
+	// the medium as long as they are cached. It returns ErrCached if some of the file stays cached (because
+	// another process reads or maps it), and errors.ErrUnsupported where the system has no way to ask.
+	Reload() error
 
 	// Size returns how many bytes the file has.
 	Size() (int64, error)

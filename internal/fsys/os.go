@@ -66,7 +66,7 @@ func (f osFile) Sync() error { return syncData(f.File) }
 
 func (f osFile) Flush(position, n int64) { flush(f.File, position, n) }
 
-func (f osFile) Reload() { reload(f.File) }
+func (f osFile) Reload() error { return reload(f.File) }
 
 func (f osFile) Size() (int64, error) {
 	info, err := f.Stat()

@@ -2,6 +2,9 @@
 
 package fsys
 
-import "os"
+import (
+	"errors"
+	"os"
+)
 
-func reload(*os.File) {}
+func reload(*os.File) error { return errors.ErrUnsupported }

@@ -1,7 +1,7 @@
 // Package faultfs is a file system in memory for suites that break the one under a log on purpose.
 //
 // It is strict: what a program did not sync is not there after a power failure, or only in part, and
-// files and directories are synced apart. Every operation is counted, told to a hook, and can be made to
+// files and directories are synced apart. Every operation but Flush and Reload is counted, told to a hook, and can be made to
 // fail, at any length of a write.
 //
 // The world a test sees has three layers:
@@ -110,7 +110,7 @@ type FS struct {
 	process int  // number of the process that runs; handles of others are dead
 	killed  bool // by a Fault
 	quota   int64
-	sticky  bool // see StickyCache
+	reload  error // see Cache
 	hook    func(Op) *Fault
 	trace   []Op
 }
@@ -180,12 +180,13 @@ func (f *FS) SetQuota(bytes int64) {
 	f.quota = bytes
 }
 
-// StickyCache makes a system that has no Reload: it does nothing, and what a failed Sync forgot is brought to the
-// medium if it is written again.
-func (f *FS) StickyCache() {
+// Cache says what Reload does. nil, as at first: it works. fsys.ErrCached: it does not, as if another process
+// had the file mapped. errors.ErrUnsupported: there is no such call, and what a failed Sync forgot is brought to the
+// medium if it is written again, as on systems other than Linux.
+func (f *FS) Cache(reload error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.sticky = true
+	f.reload = reload
 }
 
 // Used returns what all files together have, as a quota counts it.
@@ -283,7 +284,7 @@ func (f *FS) Clone() *FS {
 		}
 		return c
 	}
-	c := &FS{cached: names(f.cached), medium: names(f.medium), locked: map[string]bool{}, quota: f.quota, sticky: f.sticky}
+	c := &FS{cached: names(f.cached), medium: names(f.medium), locked: map[string]bool{}, quota: f.quota, reload: f.reload}
 	for _, p := range f.pending {
 		c.pending = append(c.pending, change{p.dir, names(p.names)})
 	}
@@ -652,7 +653,7 @@ func (h *file) Sync() error {
 		n.dirty = dirty
 	} else {
 		for _, i := range forgotten {
-			if i >= had && !h.fs.sticky {
+			if i >= had && h.fs.reload != errors.ErrUnsupported {
 				if n.lost == nil {
 					n.lost = map[int]bool{}
 				}
@@ -666,12 +667,17 @@ func (h *file) Sync() error {
 // Flush does nothing: what it may do, PowerFail does.
 func (h *file) Flush(int64, int64) {}
 
-func (h *file) Reload() {
+// Reload is no operation that a fault can meet: what fails in it goes unnoticed.
+func (h *file) Reload() error {
 	h.fs.mu.Lock()
 	defer h.fs.mu.Unlock()
-	if h.process == h.fs.process && !h.fs.killed && !h.fs.sticky {
+	if h.process != h.fs.process || h.fs.killed {
+		return fsys.ErrCached
+	}
+	if h.fs.reload == nil {
 		h.node.reload()
 	}
+	return h.fs.reload
 }
 
 func (h *file) Size() (int64, error) {
