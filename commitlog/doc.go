@@ -56,11 +56,11 @@
 // refuses with a *DamageError and has changed nothing. If not, that place is the end: what follows was never
 // acknowledged.
 //
-// If no mark is there, what was read may stand only in the system's cache, after a sync of it failed. On Linux Open
-// then has the last segment dropped from the cache and reads it again: there, on ext4, writing the same bytes once more and syncing them
-// reports success and may still not bring them to the disk, as long as they are cached. Where they stay cached because another
-// process reads or maps the file, Open puts a synced copy in the segment's place (the one case in which it needs disk space). Otherwise, with
-// one sync, the frames that no later frame says were synced are written over themselves; and zeros are
+// What is read of the last segment may stand only in the system's cache, after a sync of it failed. On Linux Open
+// first has it dropped from the cache, and so reads it from the disk: on ext4, writing the same bytes once more and syncing them
+// reports success and may still not bring them there, as long as they are cached. Where they stay cached because another
+// process reads or maps the file, Open puts a synced copy in the segment's place (the one case in which it needs disk space).
+// Otherwise, if no mark is there, with one sync, the frames that no later frame says were synced are written over themselves; and zeros are
 // written over the header of the frame that would come next, so that nothing written there later can make a
 // torn frame whole. The rest is left as it is. The chain of links, below, keeps it out for ever, and wiping it
 // would prove less: a wipe that a failed sync lost reads as a wipe.

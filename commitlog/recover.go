@@ -51,15 +51,13 @@ func (l *Log) load() error {
 		l.segments = append(l.segments, c.walk.segment)
 	}
 	switch {
-	case last.found != metInvalid:
 	case last.cached:
-		if err := l.renew(last.walk); err != nil {
-			return err
-		}
-	default:
-		if err := last.walk.rewrite(); err != nil {
-			return err
-		}
+		err = l.renew(last.walk, last.found)
+	case last.found == metInvalid:
+		err = last.walk.rewrite()
+	}
+	if err != nil {
+		return err
 	}
 	// The name of the last segment may be as new as what it holds.
 	if err := l.fs.SyncDir(l.dir); err != nil {
@@ -123,6 +121,8 @@ func (l *Log) check(c *check, bases []uint64, buffer []byte) error {
 	}
 	if last {
 		c.file = file
+		// What an earlier process failed to write, the mark of its Close included, may be readable and not be there.
+		c.cached = errors.Is(file.Reload(), fsys.ErrCached)
 	} else {
 		defer file.Close()
 	}
@@ -138,23 +138,12 @@ func (l *Log) check(c *check, bases []uint64, buffer []byte) error {
 		return &DamageError{Segment: path, Offset: bases[0], Why: fmt.Sprintf("the file was made with %d bytes and has only %d", s.allocated, size)}
 	}
 	c.identity, c.walk = id, newWalk(s, file, size, buffer)
-	if !last {
-		return c.walk.inner(bases[1])
-	}
-	if c.found, err = c.walk.last(); err != nil || c.found != metInvalid {
-		return err
-	}
-	// The log was not closed in order, so what an earlier process failed to write may be readable and not be
-	// there.
-	switch err := file.Reload(); {
-	case err == nil:
-		c.walk = newWalk(s, file, size, c.walk.window.bytes)
+	if last {
 		c.found, err = c.walk.last()
-		return err
-	case errors.Is(err, fsys.ErrCached):
-		c.cached = true
+	} else {
+		err = c.walk.inner(bases[1])
 	}
-	return nil
+	return err
 }
 
 // walk goes over a segment's frames in order, as far as they are whole and follow one another.
@@ -304,9 +293,9 @@ func (w *walk) rewrite() error {
 	return nil
 }
 
-// renew puts a copy of the segment, up to w.position, in its place: what is cached of the old file and is not on the
-// medium may not get there by being written over (see fsys.File.Reload).
-func (l *Log) renew(w *walk) (err error) {
+// renew puts a copy of the segment, up to where the walk has found its end, in its place: what is cached of the old file
+// and is not on the medium may not get there by being written over (see fsys.File.Reload).
+func (l *Log) renew(w *walk, found verdict) (err error) {
 	path := l.temporaryPath()
 	file, err := l.fs.Create(path)
 	if err != nil {
@@ -318,7 +307,11 @@ func (l *Log) renew(w *walk) (err error) {
 			l.fs.Remove(path)
 		}
 	}()
-	size, end := w.window.size, min(w.position, w.window.size)
+	size, end := w.window.size, w.position
+	if found == metEnd {
+		end += frameHeaderBytes
+	}
+	end = min(end, size)
 	for p := int64(0); p < size; {
 		var b []byte
 		if p < end {

@@ -451,6 +451,23 @@ func TestWhatAnOpenedLogShowsAfterAFailedSyncIsDurable(t *testing.T) {
 	}
 }
 
+func TestAClosedLogThatStaysCachedIsCopiedWithItsMark(t *testing.T) {
+	fs, want := makeLog(t, true)
+	before, err := fs.ReadFile(fs.Names()[len(fs.Names())-1])
+	require.NoError(t, err)
+	fs.Cache(fsys.ErrCached)
+	l := mustOpen(t, testDir, small(fs))
+	require.Equal(t, want, mustContents(t, l))
+	require.NoError(t, l.Close())
+	after, err := fs.ReadFile(fs.Names()[len(fs.Names())-1])
+	require.NoError(t, err)
+	require.Equal(t, before, after)
+	fs.PowerFail(faultfs.KeepNone)
+	l = mustOpen(t, testDir, small(fs))
+	commit(t, l, 1, 10)
+	require.Equal(t, append(want, string(tx(uint64(len(want)), 10))), mustContents(t, l))
+}
+
 func TestAnEndMarkThatShowsAgainHidesNothing(t *testing.T) {
 	fs := faultfs.New()
 	l := mustOpen(t, testDir, small(fs))
