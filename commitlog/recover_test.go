@@ -442,6 +442,9 @@ func TestWhatAnOpenedLogShowsAfterAFailedSyncIsDurable(t *testing.T) {
 			l = mustOpen(t, testDir, small(fs)) // the same boot: the cache shows what the medium has not
 			found := mustContents(t, l)
 			require.Len(t, found, c.shown)
+			now := fs.Clone()
+			now.PowerFail(faultfs.KeepNone)
+			require.Equal(t, found, mustContents(t, mustOpen(t, testDir, small(now))))
 			commit(t, l, 1, 10)
 			found = mustContents(t, l)
 			fs.PowerFail(faultfs.KeepNone)

@@ -123,7 +123,7 @@ func TestAHostNeverBelievesTheSyncThatSaysOKAfterAFailedOne(t *testing.T) {
 				d.live(30)
 				require.NoError(t, d.open(nil))
 				require.NoError(t, d.log.Close())
-				t.Logf("counts: %s failed with %q; a raw sync: %q, the next one OK; acknowledged %d, lost 0, recovered beside %d; reopened before the repair: %s",
+				t.Logf("counts: %s failed with %q; a raw sync: %q, the next one OK; acknowledged %d, recovered beside %d; reopened before the repair: %s",
 					failure.Op, reason(failure), reason(first), d.judge.Acknowledged, d.judge.Recovered, early)
 			})
 		}

@@ -85,7 +85,7 @@ func TestAFullDiskLosesNothingAndTheLogGoesOnWhenThereIsRoom(t *testing.T) {
 					require.NoError(t, d.log.TruncateBefore(d.log.Next()))
 					require.NoError(t, d.log.Close())
 				}
-				t.Logf("counts: disk full %d times, acknowledged %d (%d until the disk was full), recovered beside %d, closed without room for the end mark %d, lost 0",
+				t.Logf("counts: disk full %d times, acknowledged %d (%d until the disk was full), recovered beside %d, closed without room for the end mark %d",
 					full, d.judge.Acknowledged, total, d.judge.Recovered, unmarked)
 			})
 		}

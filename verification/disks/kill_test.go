@@ -208,7 +208,7 @@ func TestNoKillLosesWhatWasAcknowledged(t *testing.T) {
 	}
 	require.Empty(t, k.check())
 	require.Positive(t, k.judge.Acknowledged)
-	t.Logf("counts: kills %d (under load %d, in opening %d, in exit %d), exits in order %d, acknowledged %d, recovered beside %d, lost 0, invented 0",
+	t.Logf("counts: kills %d (under load %d, in opening %d, in exit %d), exits in order %d, acknowledged %d, recovered beside %d",
 		k.kills(), k.killed[underLoad], k.killed[inOpening], k.killed[inExit], k.exited, k.judge.Acknowledged, k.judge.Recovered)
 }
 

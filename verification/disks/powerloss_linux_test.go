@@ -325,7 +325,7 @@ func TestNoPowerFailureLosesWhatWasAcknowledged(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	t.Logf("counts: images %d, and %d after a second failure; recorded writes %d, flushes %d, acknowledgements %d, truncations %d; transactions owed at the cuts %d, held %d, writes not flushed at the cuts %d, lost 0, invented 0",
+	t.Logf("counts: images %d, and %d after a second failure; recorded writes %d, flushes %d, acknowledgements %d, truncations %d; transactions owed at the cuts %d, held %d, writes not flushed at the cuts %d",
 		n, twice, len(r.records)-len(r.flushes), len(r.flushes), len(r.acked), len(r.truncate), owed, held, unflushed)
 }
 

@@ -230,6 +230,6 @@ func TestAServerWhoseSystemCallFailsEndsByItselfAndLosesNothing(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	t.Logf("counts: injected errors %d, puts acknowledged %d, answered with an error %d, without an answer %d, lost 0",
+	t.Logf("counts: injected errors %d, puts acknowledged %d, answered with an error %d, without an answer %d",
 		rounds*len(injections), acked, refused, broken)
 }

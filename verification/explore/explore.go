@@ -11,9 +11,10 @@
 // Many schedules lead to the same state, and from there on alike, so a state that
 // has been seen is not entered twice. What a state is: what the host's future
 // depends on (the order of the queue included), the log, what every goroutine has
-// announced, and what it was told. That this merges no states that differ is
-// checked where both are small enough to compare: the pruned and the unpruned walk
-// must see the same states and the same ends.
+// announced, and what it was told. Were something left out, states that differ would
+// pass for one, and one choice in it would lead to two others: that is looked for in every walk,
+// and where every schedule can be walked, the pruned walk must see the same states and
+// the same ends.
 //
 // Between two steps the code runs as it is, with real locks and channels; what is
 // explored is the order of steps, not of instructions, and data races are hidden:
@@ -51,11 +52,21 @@ type Result struct {
 	Steps       int // choices that were taken in them, those that lead back to a branch included
 	Longest     int // schedule
 	Divergences int // replays that came to another state than before: there must be none
+	Conflicts   int // choices that lead from one state to two: the fingerprint leaves something out
 	Broken      []string
 	Schedule    []string // that broke something
 
 	States map[State]bool
 	Ends   map[string]bool // what everybody was told by then
+
+	next      map[edge]State // where each choice has led
+	everyStep bool
+}
+
+// edge is a choice in a state.
+type edge struct {
+	from   State
+	choice string
 }
 
 // State is a fingerprint of one.
@@ -86,6 +97,10 @@ var canceled = func() context.Context {
 	return ctx
 }()
 
+func newResult() *Result {
+	return &Result{States: map[State]bool{}, Ends: map[string]bool{}, next: map[edge]State{}}
+}
+
 // branch is a state on the way, with the choices there.
 type branch struct {
 	choices []string
@@ -95,11 +110,12 @@ type branch struct {
 
 // Walk explores a scenario until something breaks or nothing is left.
 func Walk(t *testing.T, sc Scenario, opts Options) *Result {
-	r := &Result{States: map[State]bool{}, Ends: map[string]bool{}}
+	r := newResult()
+	r.everyStep = opts.EveryStep
 	var path []*branch
 	for {
 		path = r.run(t, sc, path, opts)
-		if len(r.Broken) > 0 || r.Divergences > 0 || opts.Most > 0 && r.Schedules >= opts.Most {
+		if len(r.Broken) > 0 || r.Divergences > 0 || r.Conflicts > 0 || opts.Most > 0 && r.Schedules >= opts.Most {
 			break
 		}
 		for len(path) > 0 && path[len(path)-1].next == len(path[len(path)-1].choices)-1 {
@@ -115,14 +131,14 @@ func Walk(t *testing.T, sc Scenario, opts Options) *Result {
 
 // Replay follows one schedule, and then goes on with the first choice each time. It
 // returns the schedule with each goroutine's step.
-func Replay(t *testing.T, sc Scenario, schedule []string) (*Result, []string) {
-	r := &Result{States: map[State]bool{}, Ends: map[string]bool{}}
+func Replay(t *testing.T, sc Scenario, schedule []string, everyStep bool) (*Result, []string) {
+	r := newResult()
 	var path []*branch
 	for _, choice := range schedule {
 		path = append(path, &branch{choices: []string{choice}})
 	}
 	var steps []string
-	r.schedule(t, sc, false, func(w *World, choices []string, depth int) string {
+	r.schedule(t, sc, everyStep, func(w *World, choices []string, depth int) string {
 		w.check()
 		choice := choices[0]
 		if depth < len(path) {
@@ -159,6 +175,14 @@ func (r *Result) run(t *testing.T, sc Scenario, path []*branch, opts Options) []
 		}
 		w.check()
 		state := w.fingerprint()
+		if len(path) > 0 {
+			last := path[len(path)-1]
+			e := edge{last.state, last.choices[last.next]}
+			if before, taken := r.next[e]; taken && before != state {
+				r.Conflicts++
+			}
+			r.next[e] = state
+		}
 		if r.States[state] && opts.Prune {
 			return ""
 		}
@@ -210,7 +234,10 @@ func (r *Result) schedule(t *testing.T, sc Scenario, everyStep bool, choose func
 				continue
 			}
 			choice := ""
-			if len(w.broken) == 0 && depth < maxLength {
+			if depth >= maxLength {
+				w.Broken("P6: %d steps, and no end", depth)
+			}
+			if len(w.broken) == 0 {
 				choice = choose(w, choices, depth)
 			}
 			if choice == "" {

@@ -2,6 +2,7 @@ package explore
 
 import (
 	"flag"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 var (
 	big      = flag.Bool("big", false, "explore the big scenarios too")
 	schedule = flag.String("schedule", "", "replay one schedule of the scenario that -run names, as a failure prints it")
+	every    = flag.Bool("every", false, "replay it with every step as a choice")
 )
 
 // Under the race detector, which sees nothing here that the storms don't, only so
@@ -23,7 +25,7 @@ func TestEveryInterleaving(t *testing.T) {
 	for _, sc := range scenarios {
 		t.Run(sc.Name, func(t *testing.T) {
 			if *schedule != "" {
-				r, steps := Replay(t, sc, strings.Split(*schedule, ","))
+				r, steps := Replay(t, sc, strings.Split(*schedule, ","), *every)
 				t.Logf("%s", strings.Join(steps, "\n"))
 				require.Zero(t, r.Divergences, "this is no schedule of this scenario")
 				require.Empty(t, r.Broken)
@@ -41,25 +43,27 @@ func TestEveryInterleaving(t *testing.T) {
 			if underRace && r.Schedules == most {
 				t.Logf("the first %d schedules only, under the race detector", most)
 			}
-			r.require(t)
+			r.require(t, sc)
 		})
 	}
 }
 
 // require fails the test if something broke, with what replays it.
-func (r *Result) require(t *testing.T) {
+func (r *Result) require(t *testing.T, sc Scenario) {
 	t.Helper()
-	t.Logf("counts: schedules %d, steps %d, states %d, ends %d, longest %d, divergences %d",
-		r.Schedules, r.Steps, len(r.States), len(r.Ends), r.Longest, r.Divergences)
-	replay := "replay: go test ./explore -run '^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$' -schedule " + strings.Join(r.Schedule, ",")
+	t.Logf("counts: schedules %d, steps %d, states %d, ends %d, longest %d, divergences %d, conflicts %d",
+		r.Schedules, r.Steps, len(r.States), len(r.Ends), r.Longest, r.Divergences, r.Conflicts)
+	replay := fmt.Sprintf("replay: go test ./explore -v -run '^TestEveryInterleaving$/^%s$' -schedule '%s' -every=%t",
+		strings.ReplaceAll(sc.Name, " ", "_"), strings.Join(r.Schedule, ","), r.everyStep)
 	require.Empty(t, r.Broken, replay)
 	require.Zero(t, r.Divergences, replay)
+	require.Zero(t, r.Conflicts)
 }
 
 // The pruned walk is worth what the full one is: both see the same states and the
 // same ends.
 func TestPruningMissesNoState(t *testing.T) {
-	names := []string{"one task", "in memory", "the log fails to close"}
+	names := []string{"one task", "in memory", "the log fails to close", "two registrations"}
 	if *big {
 		names = append(names, "enter")
 	}
@@ -71,8 +75,8 @@ func TestPruningMissesNoState(t *testing.T) {
 			}
 			t.Parallel()
 			pruned, full := Walk(t, sc, Options{Prune: true}), Walk(t, sc, Options{})
-			pruned.require(t)
-			full.require(t)
+			pruned.require(t, sc)
+			full.require(t, sc)
 			require.Equal(t, full.States, pruned.States)
 			require.Equal(t, full.Ends, pruned.Ends)
 		})
@@ -83,7 +87,7 @@ func TestPruningMissesNoState(t *testing.T) {
 func TestStepsThatAreNoChoicesHideNoEnd(t *testing.T) {
 	names := []string{"one task", "go", "enter", "a hook fails", "the log fails to close"}
 	if *big {
-		names = append(names, "append at the seal", "hooks", "three exits", "the log fails to append", "the log fails to sync")
+		names = append(names, "force beside exit", "force, a call and a hook that do not obey", "append at the seal", "hooks", "three exits", "the log fails to append", "the log fails to sync")
 	}
 	for _, name := range names {
 		sc := named(t, name)
@@ -92,11 +96,11 @@ func TestStepsThatAreNoChoicesHideNoEnd(t *testing.T) {
 				t.Skip("skipped: tens of thousands of schedules, under the race detector")
 			}
 			t.Parallel()
-			some, every := Walk(t, sc, Options{Prune: true}), Walk(t, sc, Options{Prune: true, EveryStep: true})
-			some.require(t)
-			every.require(t)
-			require.Greater(t, len(every.States), len(some.States))
-			require.Equal(t, slices.Sorted(maps.Keys(every.Ends)), slices.Sorted(maps.Keys(some.Ends)))
+			some, all := Walk(t, sc, Options{Prune: true}), Walk(t, sc, Options{Prune: true, EveryStep: true})
+			some.require(t, sc)
+			all.require(t, sc)
+			require.Greater(t, len(all.States), len(some.States))
+			require.Equal(t, slices.Sorted(maps.Keys(all.Ends)), slices.Sorted(maps.Keys(some.Ends)))
 		})
 	}
 }

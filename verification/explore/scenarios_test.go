@@ -96,6 +96,12 @@ var scenarios = []Scenario{
 		w.Client("register", func() { w.hook(lifecycle.PhaseCheckpoint, "late") })
 		w.Client("exit", func() { w.Exit(background) })
 	}},
+	{Name: "two registrations", Quiet: true, Setup: func(w *World) {
+		w.New(lifecycle.Options{})
+		w.Client("x", func() { w.hook(lifecycle.PhaseCheckpoint, "x") })
+		w.Client("y", func() { w.hook(lifecycle.PhaseCheckpoint, "y") })
+		w.Client("exit", func() { w.Exit(background) })
+	}},
 	{Name: "a hook fails", Quiet: true, Setup: func(w *World) {
 		w.New(lifecycle.Options{})
 		w.hook(lifecycle.PhaseCheckpoint, "checkpoint")

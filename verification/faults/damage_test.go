@@ -75,7 +75,7 @@ type damage struct {
 }
 
 func (d *damage) String() string {
-	return fmt.Sprintf("changes %d, found as damage %d, harmless %d, as good as an older copy %d, every proof gone too %d, silent 0",
+	return fmt.Sprintf("changes %d, found as damage %d, harmless %d, as good as an older copy %d, every proof gone too %d",
 		d.tried, d.found, d.harmless, d.older, d.unproven)
 }
 

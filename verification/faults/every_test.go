@@ -192,7 +192,7 @@ func TestNothingAcknowledgedIsLostWhereverOneOperationFails(t *testing.T) {
 				t.Errorf("no %s in the life", kind)
 			}
 		}
-		t.Logf("counts: operations %d, faults %d, crashes %d, reopenings %d, lost 0", len(trace), runs, crashed, opened)
+		t.Logf("counts: operations %d, faults %d, crashes %d, reopenings %d", len(trace), runs, crashed, opened)
 	})
 }
 
@@ -248,6 +248,6 @@ func TestWhatTwoPowerFailuresLeaveNeverMakesAFrame(t *testing.T) {
 				}
 			}
 		}
-		t.Logf("counts: pairs of power failures %d, first ones that kept something %d, invented 0", runs, kept)
+		t.Logf("counts: pairs of power failures %d, first ones that kept something %d", runs, kept)
 	})
 }

@@ -125,6 +125,6 @@ func TestNothingAcknowledgedIsLostInLongRandomLives(t *testing.T) {
 			}
 			faults, opened = faults+f, opened+o
 		}
-		t.Logf("counts: seeds %d, faults %d, reopenings %d, lost 0", n, faults, opened)
+		t.Logf("counts: seeds %d, faults %d, reopenings %d", n, faults, opened)
 	})
 }

@@ -95,7 +95,7 @@ func play(t *testing.T, one func(t *testing.T, rng *rand.Rand, counts *counts) [
 		}
 	}
 	require.Zero(t, undecided, "histories that took porcupine more than %v", checkTime)
-	t.Logf("counts: histories %d, operations %d, accepted %d, refused %d, unknown %d, expired %d, failing logs %d, forced exits %d (gave up %d), illegal 0, undecided %d",
+	t.Logf("counts: histories %d, operations %d, accepted %d, refused %d, unknown %d, expired %d, failing logs %d, forced exits %d (gave up %d), undecided %d",
 		*histories, counts.operations, counts.accepted, counts.refused, counts.unknown, counts.expired, counts.failed, counts.forced, counts.gaveUp, undecided)
 }
 

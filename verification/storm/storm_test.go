@@ -111,7 +111,7 @@ func (s *sums) add(r *round) {
 }
 
 func (s *sums) String() string {
-	return fmt.Sprintf("counts: rounds %d (in a bubble %d, on commitlog %d, failing logs %d), exits clean %d, failed %d, forced %d, callers expired %d, appends accepted %d, durable %d, unknown %d, refusals %d, tasks %d, calls %d, steps with jitter %d, lost 0, goroutines left 0",
+	return fmt.Sprintf("counts: rounds %d (in a bubble %d, on commitlog %d, failing logs %d), exits clean %d, failed %d, forced %d, callers expired %d, appends accepted %d, durable %d, unknown %d, refusals %d, tasks %d, calls %d, steps with jitter %d",
 		s.rounds, s.bubbles, s.files, s.failingLogs, s.clean, s.failed, s.forced, s.expired, s.accepted, s.durable, s.unknown, s.refusals, s.tasks, s.calls, s.steps)
 }
 
