@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -22,6 +23,12 @@ var (
 const mostUnderRace = 200
 
 func TestEveryInterleaving(t *testing.T) {
+	var mu sync.Mutex
+	var walks, schedules, steps, states, ends, divergences, conflicts int
+	t.Cleanup(func() { // when the parallel ones have ended
+		t.Logf("counts: scenarios %d, schedules %d, steps %d, states %d, ends %d, divergences %d, conflicts %d",
+			walks, schedules, steps, states, ends, divergences, conflicts)
+	})
 	for _, sc := range scenarios {
 		t.Run(sc.Name, func(t *testing.T) {
 			if *schedule != "" {
@@ -43,6 +50,10 @@ func TestEveryInterleaving(t *testing.T) {
 			if underRace && r.Schedules == most {
 				t.Logf("the first %d schedules only, under the race detector", most)
 			}
+			mu.Lock()
+			walks, schedules, steps, states, ends = walks+1, schedules+r.Schedules, steps+r.Steps, states+len(r.States), ends+len(r.Ends)
+			divergences, conflicts = divergences+r.Divergences, conflicts+r.Conflicts
+			mu.Unlock()
 			r.require(t, sc)
 		})
 	}

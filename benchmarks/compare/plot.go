@@ -1,0 +1,201 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"image/color"
+	"math"
+	"os"
+	"path/filepath"
+
+	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/plotutil"
+	"gonum.org/v1/plot/vg"
+	"gonum.org/v1/plot/vg/draw"
+
+	"github.com/seed080d9131/lifecycle/benchmarks/internal/harness"
+	"github.com/seed080d9131/lifecycle/benchmarks/peers"
+)
+
+// curve is one line of a plot: medians, with the smallest and the largest sample.
+type curve struct {
+	name   string
+	points []point
+	limit  bool // drawn in grey
+}
+
+type point struct{ x, low, median, high float64 }
+
+func (c *curve) add(x float64, samples []float64) {
+	if samples = finite(samples); len(samples) > 0 {
+		c.points = append(c.points, point{x, harness.Quantile(samples, 0), harness.Median(samples), harness.Quantile(samples, 1)})
+	}
+}
+
+// plot measures and draws how things scale. Ours is the first curve of each plot.
+func (e *env) plot(dir string) error {
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return err
+	}
+	return errors.Join(e.plotCommits(dir), e.plotExit(dir), e.plotDrain(dir))
+}
+
+func (e *env) plotCommits(dir string) error {
+	zeroed, err := harness.NewZeroed(e.dir, 64<<20)
+	if err != nil {
+		return err
+	}
+	defer zeroed.Close()
+	who := []peers.Peer{peers.Ours}
+	for _, peer := range peers.All() {
+		switch peer.Name {
+		case "pebble Set", "pebble LogWriter", "etcd wal, grouped", "tidwall/wal, grouped":
+			who = append(who, peer)
+		}
+	}
+	rates, highs := make([]curve, len(who)+1), make([]curve, len(who))
+	for i, peer := range who {
+		rates[i].name, highs[i].name = peer.Name, peer.Name
+	}
+	rates[len(who)] = curve{name: "limit: one sync for all", limit: true}
+	for committers := 1; committers <= 4096; committers *= 4 {
+		high := make([][]float64, len(who))
+		var candidates []harness.Candidate
+		for i, peer := range who {
+			candidates = append(candidates, harness.Candidate{Name: peer.Name, Measure: func() (float64, error) {
+				d, err := e.latencies(peer, committers, 0)
+				if err == nil {
+					high[i] = append(high[i], d.p99)
+				}
+				return d.perSecond, err
+			}})
+		}
+		candidates = append(candidates, harness.Candidate{Name: "limit", Measure: func() (float64, error) {
+			result, err := zeroed.Pages(e.warmup, e.measure)
+			return result.PerSecond * float64(committers), err
+		}})
+		samples := e.interleave(fmt.Sprintf("%d committers", committers), candidates)
+		for i, c := range candidates {
+			rates[i].add(float64(committers), samples[c.Name])
+			if i < len(who) {
+				highs[i].add(float64(committers), high[i])
+			}
+		}
+	}
+	// Beyond this the limit is the processor's, and the disk's would only stretch the axis.
+	limit := &rates[len(who)]
+	for i, p := range limit.points {
+		if p.x > 256 {
+			limit.points = limit.points[:i]
+			break
+		}
+	}
+	return errors.Join(
+		drawCurves(filepath.Join(dir, "commits.svg"), "Durable commits of 128 B", "committers", "commits/s", rates),
+		drawCurves(filepath.Join(dir, "latency.svg"), "Latency of a commit of 128 B, closed loop", "committers", "p99 in µs", highs))
+}
+
+func (e *env) plotExit(dir string) error {
+	most := 1_000_000
+	if e.quick {
+		most = 10_000
+	}
+	curves := []curve{{name: "lifecycle"}, {name: "cancel, WaitGroup.Wait"}}
+	for tasks := 1; tasks <= most; tasks *= 10 {
+		samples := e.interleave(fmt.Sprintf("exit of %d tasks", tasks), []harness.Candidate{
+			{Name: "ours", Measure: func() (float64, error) { return exitOurs(tasks) }},
+			{Name: "theirs", Measure: func() (float64, error) { return waitGroup(tasks), nil }},
+		})
+		curves[0].add(float64(tasks), samples["ours"])
+		curves[1].add(float64(tasks), samples["theirs"])
+	}
+	return drawCurves(filepath.Join(dir, "exit.svg"), "Exit of idle tasks", "tasks", "ms", curves)
+}
+
+func (e *env) plotDrain(dir string) error {
+	const size = 128
+	most := int64(1 << 30)
+	if e.quick {
+		most = 16 << 20
+	}
+	zeroed, err := harness.NewZeroed(e.dir, most)
+	if err != nil {
+		return err
+	}
+	defer zeroed.Close()
+	record := pattern(size, 5)
+	curves := []curve{{name: "lifecycle"}, {name: "raw write, zeroed file", limit: true}}
+	for bytes := int64(1 << 20); bytes <= most; bytes *= 4 {
+		samples := e.interleave(fmt.Sprintf("drain of %d MiB", bytes>>20), []harness.Candidate{
+			{Name: "ours", Measure: func() (float64, error) {
+				took, err := e.drainOurs(int(bytes/(size+4)), record)
+				return milliseconds(took), err
+			}},
+			{Name: "theirs", Measure: func() (float64, error) {
+				took, err := zeroed.Stream(bytes)
+				return milliseconds(took), err
+			}},
+		})
+		curves[0].add(float64(bytes)/(1<<20), samples["ours"])
+		curves[1].add(float64(bytes)/(1<<20), samples["theirs"])
+	}
+	return drawCurves(filepath.Join(dir, "drain.svg"), "Exit with records of 128 B accepted and unwritten", "MiB", "ms", curves)
+}
+
+// drawCurves draws both axes logarithmically, each point with a bar from its smallest to its largest sample.
+func drawCurves(name, title, x, y string, curves []curve) error {
+	p := plot.New()
+	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
+	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
+	p.X.Tick.Marker, p.Y.Tick.Marker = plot.LogTicks{Prec: -1}, plot.LogTicks{Prec: -1}
+	p.Legend.Top, p.Legend.Left = true, true
+	grid := plotter.NewGrid()
+	grid.Horizontal.Color, grid.Vertical.Color = color.Gray{0xdd}, color.Gray{0xdd}
+	p.Add(grid)
+	drawn := false
+	for i, c := range curves {
+		var line plotter.XYs
+		var spread errorPoints
+		for _, at := range c.points {
+			if !(at.low > 0) || math.IsInf(at.high, 0) {
+				continue // has no place on a logarithmic axis
+			}
+			line = append(line, plotter.XY{X: at.x, Y: at.median})
+			spread.XYs = append(spread.XYs, plotter.XY{X: at.x, Y: at.median})
+			spread.YErrors = append(spread.YErrors, struct{ Low, High float64 }{at.median - at.low, at.high - at.median})
+		}
+		if len(line) == 0 {
+			continue
+		}
+		drawn = true
+		lines, dots, err := plotter.NewLinePoints(line)
+		if err != nil {
+			return err
+		}
+		bars, err := plotter.NewYErrorBars(spread)
+		if err != nil {
+			return err
+		}
+		ink := plotutil.Color(i)
+		if c.limit {
+			ink = color.Gray{0x80}
+		}
+		lines.Color, dots.Color, bars.Color = ink, ink, ink
+		dots.Shape, dots.Radius = draw.CircleGlyph{}, vg.Points(2)
+		if i == 0 {
+			lines.Width = vg.Points(2)
+		}
+		p.Add(bars, lines, dots)
+		p.Legend.Add(c.name, lines, dots)
+	}
+	if !drawn {
+		return fmt.Errorf("%s: nothing to draw", name)
+	}
+	return p.Save(18*vg.Centimeter, 12*vg.Centimeter, name)
+}
+
+type errorPoints struct {
+	plotter.XYs
+	plotter.YErrors
+}
