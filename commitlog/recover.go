@@ -296,6 +296,11 @@ func (w *walk) rewrite() error {
 // renew puts a copy of the segment, up to where the walk has found its end, in its place: what is cached of the old file
 // and is not on the medium may not get there by being written over (see fsys.File.Reload).
 func (l *Log) renew(w *walk, found verdict) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%w (the segment is copied because another process reads or maps it: end that, or make room for the copy)", err)
+		}
+	}()
 	path := l.temporaryPath()
 	file, err := l.fs.Create(path)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/seed080d9131/lifecycle/internal/fsys"
@@ -469,6 +470,24 @@ func TestAClosedLogThatStaysCachedIsCopiedWithItsMark(t *testing.T) {
 	l = mustOpen(t, testDir, small(fs))
 	commit(t, l, 1, 10)
 	require.Equal(t, append(want, string(tx(uint64(len(want)), 10))), mustContents(t, l))
+}
+
+func TestACopyForWhichThereIsNoRoomSaysWhyItIsMadeAndChangesNothing(t *testing.T) {
+	fs, want := makeLog(t, false)
+	for _, name := range fs.Names() {
+		if strings.HasSuffix(name, ".tmp") { // Open would make room by removing them
+			fs.RemoveFile(name)
+		}
+	}
+	names := fs.Names()
+	fs.Cache(fsys.ErrCached)
+	fs.SetQuota(fs.Used())
+	_, err := Open(testDir, small(fs))
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.ErrorContains(t, err, "another process reads or maps it")
+	require.Equal(t, names, fs.Names())
+	fs.SetQuota(-1)
+	require.Equal(t, want, mustContents(t, mustOpen(t, testDir, small(fs))))
 }
 
 func TestAnEndMarkThatShowsAgainHidesNothing(t *testing.T) {
