@@ -101,10 +101,9 @@ type Durability struct {
 	labels   context.Context
 	label    string
 
-	accepted atomic.Uint64 // stored under mu
-	durable  atomic.Uint64 // stored under mu
-	givenUp  atomic.Bool   // stored under mu
-	quiet    atomic.Bool   // no observer any more: the exit is forced
+	durable atomic.Uint64 // stored under mu
+	givenUp atomic.Bool   // stored under mu
+	quiet   atomic.Bool   // no observer any more: the exit is forced
 
 	call  atomic.Pointer[string] // what the actor is doing in the log; nil: nothing
 	since atomic.Int64           // when that began, or the last call ended: the host's age
@@ -115,6 +114,7 @@ type Durability struct {
 	closed  chan struct{} // the log is closed
 
 	mu         sync.Mutex // guards what follows
+	accepted   Offset     // the next transaction's
 	queue      batch      // accepted, not taken
 	flight     batch      // the actor's
 	bytes      int        // as Options.QueueBytes counts, until log.Append has returned
@@ -137,13 +137,11 @@ type Durability struct {
 
 // batch is transactions that share their write, their sync and their wake-up.
 //
-// Of a flight, chunks, txs and bytes are the actor's, which reads them without
-// the lock; the rest is guarded by Durability.mu.
+// A flight's chunks are the actor's, which reads them without the lock; the rest
+// is guarded by Durability.mu.
 type batch struct {
-	chunks  []*chunk
-	txs     int
-	bytes   int           // as Options.QueueBytes counts
-	end     Offset        // one past the last
+	chunks  []*chunk      // none: the batch is empty
+	end     Offset        // of a flight: one past the last
 	waiters int           // how many have asked for settled
 	settled chan struct{} // made for the first who waits; closed with the outcome
 }
@@ -179,7 +177,7 @@ func (d *Durability) init(h *Host, log Log, limit int) {
 	d.labels = pprof.WithLabels(context.Background(), pprof.Labels(labelHost, h.name, labelLog, "durability", labelID, d.label))
 	failed := d.ask()
 	d.failed = failed
-	d.accepted.Store(d.first)
+	d.accepted = d.first
 	d.durable.Store(d.first)
 	go d.main(0)
 	if failed != nil {
@@ -262,7 +260,11 @@ func (d *Durability) Wait(ctx context.Context, through Offset) error {
 
 // Accepted returns the offset that the next transaction gets: every one below it
 // was accepted.
-func (d *Durability) Accepted() Offset { return d.accepted.Load() }
+func (d *Durability) Accepted() Offset {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.accepted
+}
 
 // Durable returns the durable offset: every transaction below it is durable.
 func (d *Durability) Durable() Offset { return d.durable.Load() }
@@ -393,9 +395,9 @@ func (d *Durability) hasRoom(length int) bool {
 
 // push puts tx into the queue and gives it its offset. It is called with mu held.
 func (d *Durability) push(tx []byte) Offset {
-	offset := d.accepted.Load()
+	offset := d.accepted
+	d.accepted = offset + 1
 	if d.log == nil {
-		d.accepted.Store(offset + 1)
 		d.durable.Store(offset + 1)
 		return offset
 	}
@@ -405,16 +407,11 @@ func (d *Durability) push(tx []byte) Offset {
 		c = q.chunks[n-1]
 	}
 	if c == nil || !c.takes(len(tx)) {
-		c = d.newChunk(len(tx), q.bytes)
+		c = d.newChunk(len(tx))
 		q.chunks = append(q.chunks, c)
 	}
 	c.put(tx)
-	size := len(tx) + queueOverhead
-	q.txs++
-	q.bytes += size
-	q.end = offset + 1
-	d.bytes += size
-	d.accepted.Store(offset + 1)
+	d.bytes += len(tx) + queueOverhead
 	return offset
 }
 
@@ -430,7 +427,7 @@ func (d *Durability) outcome(offset Offset) (settled <-chan struct{}, err error)
 	case offset < d.durable.Load():
 		d.mu.Unlock()
 		return nil, nil
-	case offset < d.accepted.Load():
+	case offset < d.accepted:
 		switch {
 		case d.givenUp.Load():
 			err = &unknown{d.host.name, offset, ErrForced}
@@ -472,7 +469,7 @@ func (d *Durability) await(ctx context.Context, offset Offset, settled <-chan st
 			if settled, err = d.outcome(offset); settled == nil {
 				return err
 			}
-			if offset < d.accepted.Load() {
+			if offset < d.Accepted() {
 				return &unknown{d.host.name, offset, endOf(ctx)}
 			}
 			return endOf(ctx)
@@ -525,7 +522,7 @@ func (d *Durability) take(generation int) (took, superseded bool) {
 			d.mu.Unlock()
 			return false, true
 		}
-		if d.queue.txs > 0 && !d.givenUp.Load() {
+		if len(d.queue.chunks) > 0 && !d.givenUp.Load() {
 			break
 		}
 		if d.sealed {
@@ -541,6 +538,7 @@ func (d *Durability) take(generation int) (took, superseded bool) {
 		d.mu.Lock()
 	}
 	d.flight, d.queue = d.queue, batch{chunks: d.flight.chunks[:0]}
+	d.flight.end = d.accepted
 	d.mu.Unlock()
 	return true, false
 }
@@ -582,10 +580,15 @@ func (d *Durability) left() {
 // land settles the flight and tells the observer.
 func (d *Durability) land(err *LogError) {
 	took := d.host.age() - d.takeoff
-	event := SyncEvent{Host: d.host.name, Txs: d.flight.txs, Bytes: d.flight.bytes - d.flight.txs*queueOverhead, Duration: took}
+	txs, bytes := 0, 0
+	for _, c := range d.flight.chunks {
+		txs += c.txs
+		bytes += c.payload(d.header)
+	}
+	event := SyncEvent{Host: d.host.name, Txs: txs, Bytes: bytes, Duration: took}
 	if err == nil {
 		d.host.at(seam.Settle, "")
-		d.settle(took)
+		d.settle(took, bytes+txs*lengthBytes)
 	} else {
 		event.Err = err
 		d.host.at(seam.Poison, "")
@@ -611,18 +614,20 @@ func (d *Durability) append() error {
 			if err := d.batchLog.AppendBatch(c.bytes, c.txs); err != nil {
 				return err
 			}
-			d.written(c.counted)
+			d.written(c.counted(d.header))
 		}
 		return nil
 	}
 	d.txs = d.txs[:0]
+	counted := 0
 	for _, c := range d.flight.chunks {
 		d.txs = c.appendTo(d.txs, d.header)
+		counted += c.counted(d.header)
 	}
 	err := d.log.Append(d.txs)
 	clear(d.txs)
 	if err == nil {
-		d.written(d.flight.bytes)
+		d.written(counted)
 	}
 	return err
 }
@@ -649,8 +654,8 @@ func (d *Durability) written(bytes int) {
 	wakeAll(admitted)
 }
 
-// settle publishes that the flight is durable.
-func (d *Durability) settle(took time.Duration) {
+// settle publishes that the flight, of so many bytes in its chunks, is durable.
+func (d *Durability) settle(took time.Duration, bytes int) {
 	d.mu.Lock()
 	f := &d.flight
 	if d.givenUp.Load() { // settled already
@@ -662,7 +667,7 @@ func (d *Durability) settle(took time.Duration) {
 	settled, future := f.settled, d.future
 	d.released = f.waiters
 	d.syncTime += (took - d.syncTime) / 8
-	d.usual = max(f.bytes, d.usual-d.usual/16)
+	d.usual = max(bytes, d.usual-d.usual/16)
 	d.recycle(f.chunks)
 	*f = batch{chunks: f.chunks[:0]}
 	d.future = nil
@@ -735,7 +740,7 @@ func (d *Durability) isBusy(p Phase) bool {
 func (d *Durability) checkDrained() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	accepted, durable := d.accepted.Load(), d.durable.Load()
+	accepted, durable := d.accepted, d.durable.Load()
 	if d.failed != nil || d.givenUp.Load() || accepted == durable {
 		return nil
 	}
@@ -746,7 +751,7 @@ func (d *Durability) checkDrained() error {
 // false if there is nothing left to write and the log is not busy.
 func (d *Durability) giveUp() bool {
 	d.mu.Lock()
-	if d.queue.txs == 0 && d.flight.txs == 0 && d.call.Load() == nil {
+	if len(d.queue.chunks) == 0 && len(d.flight.chunks) == 0 && d.call.Load() == nil {
 		d.mu.Unlock()
 		return false
 	}
@@ -765,7 +770,7 @@ func (d *Durability) giveUp() bool {
 // ends.
 func (d *Durability) takeOver() bool {
 	d.mu.Lock()
-	over := d.over || d.flight.txs > 0
+	over := d.over || len(d.flight.chunks) > 0
 	if !over {
 		d.generation++
 	}
@@ -851,9 +856,8 @@ const (
 // chunk is a piece of the queue: header bytes for the log, then records, each a
 // little-endian uint32, the length, and so many bytes.
 type chunk struct {
-	bytes   []byte
-	txs     int
-	counted int // as Options.QueueBytes counts
+	bytes []byte
+	txs   int
 }
 
 const (
@@ -867,11 +871,15 @@ const (
 // takes back what nobody needs.
 var fullChunks = sync.Pool{New: func() any { return &chunk{bytes: make([]byte, 0, chunkMaxBytes)} }}
 
-// newChunk makes one that takes a transaction of that length, behind queued bytes
-// of the same batch. A batch of the usual size fits into its first. It is called
-// with mu held.
-func (d *Durability) newChunk(length, queued int) *chunk {
+// newChunk makes the queue's next, which takes a transaction of that length. A
+// batch of the usual size fits into its first, and each further one is as large as
+// those before it together. It is called with mu held.
+func (d *Durability) newChunk(length int) *chunk {
 	least := d.header + lengthBytes + length + chunkSlack
+	queued := 0
+	for i := len(d.queue.chunks) - 1; i >= 0 && queued < chunkMaxBytes; i-- {
+		queued += len(d.queue.chunks[i].bytes)
+	}
 	size := chunkMinBytes
 	for size < chunkMaxBytes && size < max(least, d.header+d.usual, queued) {
 		size *= 2
@@ -893,7 +901,7 @@ func (d *Durability) newChunk(length, queued int) *chunk {
 			c = &chunk{bytes: make([]byte, 0, size)}
 		}
 	}
-	c.bytes, c.txs, c.counted = c.bytes[:d.header], 0, 0
+	c.bytes, c.txs = c.bytes[:d.header], 0
 	return c
 }
 
@@ -917,12 +925,21 @@ func (c *chunk) takes(length int) bool {
 	return len(c.bytes)+lengthBytes+length+chunkSlack <= cap(c.bytes)
 }
 
+// put appends a transaction that the chunk takes.
 func (c *chunk) put(tx []byte) {
-	c.bytes = binary.LittleEndian.AppendUint32(c.bytes, uint32(len(tx)))
-	c.bytes = append(c.bytes, tx...)
+	n := len(c.bytes)
+	record := c.bytes[n : n+lengthBytes+len(tx)]
+	binary.LittleEndian.PutUint32(record, uint32(len(tx)))
+	copy(record[lengthBytes:], tx)
+	c.bytes = c.bytes[:n+len(record)]
 	c.txs++
-	c.counted += len(tx) + queueOverhead
 }
+
+// payload is the length of the chunk's transactions.
+func (c *chunk) payload(header int) int { return len(c.bytes) - header - c.txs*lengthBytes }
+
+// counted is what Options.QueueBytes counts.
+func (c *chunk) counted(header int) int { return c.payload(header) + c.txs*queueOverhead }
 
 // appendTo appends the chunk's transactions to txs.
 func (c *chunk) appendTo(txs [][]byte, header int) [][]byte {

@@ -90,11 +90,11 @@ func (d *Durability) inspect(b *strings.Builder, s *seam.State) {
 		failed = d.failed.Error()
 	}
 	fmt.Fprintf(b, "durability accepted=%d durable=%d bytes=%d sealed=%t givenUp=%t quiet=%t parked=%t over=%t generation=%d call=%s failed=%s\n",
-		d.accepted.Load(), d.durable.Load(), d.bytes, d.sealed, d.givenUp.Load(), d.quiet.Load(), d.parked, d.over, d.generation, call, failed)
+		d.accepted, d.durable.Load(), d.bytes, d.sealed, d.givenUp.Load(), d.quiet.Load(), d.parked, d.over, d.generation, call, failed)
 	fmt.Fprintf(b, "actor wake=%d drained=%t closing=%t closed=%t future=%t\n",
 		len(d.wake), isClosed(d.drained), isClosed(d.closing), isClosed(d.closed), d.future != nil)
 	for i, batch := range []*batch{&d.queue, &d.flight} {
-		fmt.Fprintf(b, "%s txs=%d end=%d waiters=%d", [...]string{"queue", "flight"}[i], batch.txs, batch.end, batch.waiters)
+		fmt.Fprintf(b, "%s end=%d waiters=%d", [...]string{"queue", "flight"}[i], batch.end, batch.waiters)
 		for _, c := range batch.chunks {
 			fmt.Fprintf(b, " %q", c.appendTo(nil, d.header))
 		}

@@ -48,7 +48,7 @@ func (h *Host) Status() Status {
 	}
 	h.mu.Unlock()
 	d.mu.Lock()
-	s.QueuedBytes, s.Accepted, s.Durable = d.bytes, d.accepted.Load(), d.durable.Load()
+	s.QueuedBytes, s.Accepted, s.Durable = d.bytes, d.accepted, d.durable.Load()
 	failed := d.failed
 	d.mu.Unlock()
 	if failed != nil {
