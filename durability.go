@@ -607,14 +607,19 @@ func (d *Durability) land(err *LogError) {
 // append hands the flight to the log.
 func (d *Durability) append() error {
 	if d.batchLog != nil {
-		for _, c := range d.flight.chunks {
+		counted := 0
+		for i, c := range d.flight.chunks {
 			if d.givenUp.Load() {
 				break
 			}
 			if err := d.batchLog.AppendBatch(c.bytes, c.txs); err != nil {
 				return err
 			}
-			d.written(c.counted(d.header))
+			counted += c.counted(d.header)
+			if counted >= d.limit/roomShare || i == len(d.flight.chunks)-1 {
+				d.written(counted)
+				counted = 0
+			}
 		}
 		return nil
 	}
@@ -852,6 +857,10 @@ const (
 	maxGathered = 1000
 	maxYields   = 1000
 )
+
+// Who waits for room is let in once the log has taken a 16th of the limit, or the
+// whole flight: to wake a producer for each chunk costs more than the chunk.
+const roomShare = 16
 
 // chunk is a piece of the queue: header bytes for the log, then records, each a
 // little-endian uint32, the length, and so many bytes.

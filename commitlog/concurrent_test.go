@@ -3,6 +3,7 @@ package commitlog
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -220,7 +221,9 @@ func TestOpenReportsEveryOperationThatFails(t *testing.T) {
 			require.NoError(t, err)
 			break
 		}
-		if c.Trace()[index].Kind == faultfs.Close { // of a file that was only read: nothing can be lost
+		failed := c.Trace()[index]
+		// Of a file that was only read nothing can be lost, and a spare one can be done without.
+		if failed.Kind == faultfs.Close || failed.Kind != faultfs.Remove && isTemporaryName(filepath.Base(failed.Name)) {
 			require.NoError(t, err)
 			continue
 		}

@@ -27,6 +27,9 @@ const (
 	// DefaultSegmentBytes is the size that segments grow to unless Options say otherwise.
 	DefaultSegmentBytes = 64 << 20
 
+	// DefaultSpareSegments is how many freed files are kept unless Options say otherwise.
+	DefaultSpareSegments = 2
+
 	firstSegmentBytes = 64 << 10 // of a new log: doubled from segment to segment
 	minSegmentBytes   = 8 << 10
 	packBytes         = 256 << 10 // of the frames that Append makes, unless one transaction is larger
@@ -41,6 +44,11 @@ type Options struct {
 	// segments. 0 is DefaultSegmentBytes; less than 8 KiB is taken as 8 KiB.
 	SegmentBytes int64
 
+	// SpareSegments is how many of the files that TruncateBefore frees are kept at most, to become segments
+	// again: written over, they take a burst faster than new files do, and a small commit too. They stay in
+	// the directory when the log is closed. 0 is DefaultSpareSegments.
+	SpareSegments int
+
 	// FS is the file system, for the library's own suites. Nil is the operating system's.
 	FS fsys.FS
 }
@@ -52,8 +60,8 @@ type Options struct {
 //
 //	the actor       the goroutine that calls Append, AppendBatch, Sync and Close, one after another. It alone
 //	                writes to the active segment and owns the fields named so; they need no lock.
-//	the preparer    a goroutine that Sync starts when the active segment is a quarter full, syncs are frequent and
-//	                no blank file waits. It fills a file with zeros, hands it over through blanks, and ends. Close
+//	the preparer    a goroutine that Sync starts when syncs are frequent, no blank file waits, and the active
+//	                segment is a quarter full or grows. It fills a file with zeros, hands it over through blanks, and ends. Close
 //	                stops it and waits for it.
 //	truncation      whoever holds the one token in turn; it gives up the oldest segments. Close takes the token
 //	                before it gives up the lock, so nothing moves in the directory after that.
@@ -68,6 +76,7 @@ type Log struct {
 	dir          string
 	fs           fsys.FS
 	segmentBytes int64
+	spares       int
 	lock         io.Closer
 	identity     identity
 	session      uint64
@@ -85,8 +94,9 @@ type Log struct {
 	position int64     // where the next frame goes
 	link     uint32    // sum of the frame before it
 	flushed  int64     // position before which there is nothing to sync, or the disk is at it
-	syncs    int64     // of the active segment
-	asked    bool      // for a successor of it
+	synced   int64     // position before which everything was synced
+	perSync  int64     // bytes from one sync to the next, smoothed
+	asked    bool      // for a successor of the active segment
 	unsynced bool      // something was written since the last sync
 	failure  error     // the first failed write or sync; everything is refused after it
 	buffer   []byte    // in which Append packs
@@ -113,10 +123,17 @@ func Open(dir string, opts Options) (*Log, error) {
 	if opts.SegmentBytes == 0 {
 		opts.SegmentBytes = DefaultSegmentBytes
 	}
+	if opts.SpareSegments < 0 {
+		return nil, failed(dir, "open", fmt.Errorf("SpareSegments is %d", opts.SpareSegments))
+	}
+	if opts.SpareSegments == 0 {
+		opts.SpareSegments = DefaultSpareSegments
+	}
 	l := &Log{
 		dir:          dir,
 		fs:           opts.FS,
 		segmentBytes: align(min(max(opts.SegmentBytes, minSegmentBytes), math.MaxInt64-frameAlign)),
+		spares:       opts.SpareSegments,
 		turn:         make(chan struct{}, 1),
 	}
 	if l.fs == nil {
@@ -147,6 +164,9 @@ func Open(dir string, opts Options) (*Log, error) {
 	if err := l.load(); err != nil {
 		if l.file != nil {
 			l.file.Close()
+		}
+		for _, b := range l.blanks {
+			b.file.Close()
 		}
 		lock.Close()
 		return nil, err
@@ -211,7 +231,7 @@ func (l *Log) create() error {
 func (l *Log) activate(s *segment, file fsys.File) {
 	l.active, l.file = s, file
 	l.position, l.link = segmentHeaderBytes, s.sum
-	l.flushed, l.syncs, l.asked = segmentHeaderBytes, 0, false
+	l.flushed, l.synced, l.asked = segmentHeaderBytes, segmentHeaderBytes, false
 	l.mu.Lock()
 	l.segments = append(slices.Clip(l.segments), s)
 	l.mu.Unlock()
@@ -296,7 +316,7 @@ func (l *Log) AppendBatch(batch []byte, n int) error {
 // A frame that doesn't fit goes to the next segment. In an empty one it always fits: the file grows.
 func (l *Log) write(batch []byte, n int) error {
 	end := align(l.position+int64(len(batch))) + frameHeaderBytes // a mark must fit behind it
-	if end > l.active.capacity && l.position > segmentHeaderBytes {
+	if l.position > segmentHeaderBytes && (end > l.active.capacity || l.outgrown()) {
 		if err := l.rotate(); err != nil {
 			return l.fail(err)
 		}
@@ -313,17 +333,17 @@ func (l *Log) write(batch []byte, n int) error {
 		session:    l.session,
 		payloadSum: start,
 	}
-	// One pass over the memory does all there is to do with a piece while the cache has it. A batch of
-	// one piece is written in one go, header and all. The header of a larger one comes last, and without
+	// One pass over the memory does all there is to do with a piece while the cache has it (the sum comes
+	// first, since it reads ahead). A batch of one piece is written in one go, header and all. The header of a larger one comes last, and without
 	// it the rest is nothing: it may turn out malformed only after some of it was written.
 	records := recordChecker{count: n}
 	pieces := batch[frameHeaderBytes:]
 	for done := 0; done < len(pieces); {
 		piece := pieces[done:min(done+pieceBytes, len(pieces))]
+		h.payloadSum = crc32.Update(h.payloadSum, castagnoli, piece)
 		if err := records.check(piece, len(pieces)-done-len(piece)); err != nil {
 			return failed(l.dir, "append", err)
 		}
-		h.payloadSum = crc32.Update(h.payloadSum, castagnoli, piece)
 		if len(pieces) > pieceBytes {
 			l.unsynced = true
 			at := l.position + frameHeaderBytes + int64(done)
@@ -421,11 +441,20 @@ func (l *Log) Sync() error {
 		return l.fail(err)
 	}
 	used := l.position - segmentHeaderBytes
-	if !l.asked && used > (l.active.capacity-segmentHeaderBytes)/4 && used/max(l.syncs, 1) < preparePerSync {
+	if !l.asked && l.syncsOften() && (!l.active.recyclable() || used > (l.active.capacity-segmentHeaderBytes)/4) {
 		l.asked = true
 		l.askForBlank(l.nextCapacity())
 	}
 	return nil
+}
+
+// syncsOften reports whether a blank would pay.
+func (l *Log) syncsOften() bool { return l.perSync < preparePerSync }
+
+// outgrown reports whether to leave the active segment before it is full: it grows, since a burst came when no blank was there,
+// and now that syncs are frequent again, there is one.
+func (l *Log) outgrown() bool {
+	return !l.active.recyclable() && l.syncsOften() && l.hasBlank()
 }
 
 func (l *Log) sync() error {
@@ -435,9 +464,9 @@ func (l *Log) sync() error {
 	if err := l.file.Sync(); err != nil {
 		return failed(l.active.path, "sync", err)
 	}
-	l.unsynced, l.flushed = false, l.position
+	l.perSync += (l.position - l.synced - l.perSync) / 8
+	l.unsynced, l.flushed, l.synced = false, l.position, l.position
 	l.durable.Store(l.next.Load())
-	l.syncs++
 	return nil
 }
 
@@ -482,7 +511,7 @@ func (l *Log) Close() error {
 	<-l.turn // whoever takes it from here on finds the log closed
 	defer func() { l.turn <- struct{}{} }()
 	for _, b := range l.blanks { // nobody else is left to touch them
-		b.discard(l.fs)
+		b.file.Close() // the next Open adopts it, or removes it
 	}
 	l.blanks = nil
 	if closeErr := l.file.Close(); err == nil && closeErr != nil {

@@ -328,7 +328,7 @@ func TestBadOptionsAreRefused(t *testing.T) {
 	require.Error(t, err)
 }
 
-func TestThePreparerEndsWithTheLogAndLeavesNothing(t *testing.T) {
+func TestThePreparerEndsWithTheLogAndLeavesNothingHalfMade(t *testing.T) {
 	for _, end := range []string{"close", "poison"} {
 		fs := faultfs.New()
 		l := mustOpen(t, testDir, small(fs))
@@ -357,7 +357,13 @@ func TestThePreparerEndsWithTheLogAndLeavesNothing(t *testing.T) {
 		}
 		close(release)
 		require.NoError(t, <-closed)
-		require.Equal(t, []string{testDir + "/" + segmentName(0), testDir + "/lock"}, fs.Names(), end)
+		for _, name := range fs.Names() {
+			if isTemporaryName(filepath.Base(name)) { // made whole before it heard
+				content, err := fs.ReadFile(name)
+				require.NoError(t, err)
+				require.Len(t, content, minSegmentBytes)
+			}
+		}
 	}
 }
 
@@ -379,4 +385,125 @@ func TestAppendingDoesNotAllocate(t *testing.T) {
 		}
 	}))
 	require.NoError(t, l.Close())
+}
+
+// commitUnsynced is commit without the sync.
+func commitUnsynced(t *testing.T, l *Log, n, size int) {
+	t.Helper()
+	for range n {
+		require.NoError(t, l.Append([][]byte{tx(l.Next(), size)}))
+	}
+}
+
+func TestASegmentThatGrewIsRecycled(t *testing.T) {
+	fs := faultfs.New()
+	l := mustOpen(t, testDir, Options{SegmentBytes: minSegmentBytes, SpareSegments: 1, FS: fs})
+	for len(l.segments) < 3 { // in a burst, without a sync of its own: no blank is made
+		commitUnsynced(t, l, 1, 1000)
+	}
+	require.NoError(t, l.Sync())
+	grown := l.segments[1]
+	require.False(t, grown.recyclable())
+	require.NoError(t, l.TruncateBefore(l.active.base))
+	require.Len(t, l.blanks, 1, "one is kept, as the options say")
+	content, err := fs.ReadFile(l.blanks[0].path)
+	require.NoError(t, err)
+	require.Len(t, content, minSegmentBytes, "filled up")
+	for base := l.active.base; l.active.base == base; {
+		commitUnsynced(t, l, 1, 1000)
+	}
+	require.True(t, l.active.recyclable())
+	require.Empty(t, l.blanks)
+	require.NoError(t, l.Sync())
+	want := mustContents(t, l)
+	require.NoError(t, l.Close())
+	require.Equal(t, want, mustContents(t, mustOpen(t, testDir, small(fs))))
+}
+
+func TestASegmentThatGrowsIsLeftWhenSyncsAreFrequentAgain(t *testing.T) {
+	fs := faultfs.New()
+	opts := Options{SegmentBytes: 4 << 20, FS: fs}
+	l := mustOpen(t, testDir, opts)
+	for l.active.capacity < opts.SegmentBytes {
+		commitUnsynced(t, l, 4, 30<<10)
+	}
+	commitUnsynced(t, l, 16, 64<<10)
+	require.NoError(t, l.Sync())
+	require.False(t, l.active.recyclable())
+	require.False(t, l.syncsOften(), "not after one sync of a burst")
+	base := l.active.base
+	synced := 0
+	for l.active.base == base {
+		commit(t, l, 1, 100)
+		l.waitPrepared()
+		synced++
+		require.Less(t, synced, 100)
+	}
+	require.True(t, l.active.recyclable())
+	require.Less(t, l.segments[len(l.segments)-2].base, l.active.base)
+	want := mustContents(t, l)
+	require.NoError(t, l.Close())
+	require.Equal(t, want, mustContents(t, mustOpen(t, testDir, opts)))
+}
+
+func TestSpareFilesOutliveTheLog(t *testing.T) {
+	fs := faultfs.New()
+	opts := Options{SegmentBytes: minSegmentBytes, SpareSegments: 3, FS: fs}
+	l := mustOpen(t, testDir, opts)
+	for len(l.segments) < 6 {
+		commitUnsynced(t, l, 1, 1000)
+	}
+	require.NoError(t, l.Sync())
+	require.NoError(t, l.TruncateBefore(l.Next()))
+	require.Len(t, l.blanks, 3)
+	want := mustContents(t, l)
+	require.NoError(t, l.Close())
+
+	l = mustOpen(t, testDir, opts)
+	require.Len(t, l.blanks, 3)
+	require.Equal(t, want, mustContents(t, l))
+	names := map[string]bool{l.temporaryPath(): true} // a new name is nobody's
+	for _, b := range l.blanks {
+		require.False(t, names[b.path], b.path)
+		names[b.path] = true
+	}
+	require.NoError(t, l.Close())
+
+	opts.SpareSegments = 1
+	l = mustOpen(t, testDir, opts)
+	require.Len(t, l.blanks, 1)
+	require.NoError(t, l.Close())
+
+	opts.SegmentBytes *= 2
+	l = mustOpen(t, testDir, opts)
+	require.Empty(t, l.blanks, "too short now")
+	require.NoError(t, l.Close())
+	for _, name := range fs.Names() {
+		require.False(t, isTemporaryName(filepath.Base(name)), name)
+	}
+	_, err := Open(testDir, Options{SpareSegments: -1, FS: fs})
+	require.ErrorContains(t, err, "SpareSegments is -1")
+}
+
+// What is in an adopted file doesn't matter: here it is frames of this very log, at their own places.
+func TestASpareFileThatHoldsACopyOfTheLogIsHarmless(t *testing.T) {
+	fs, want := makeLog(t, true)
+	for i, name := range fs.Names() {
+		content, err := fs.ReadFile(name)
+		require.NoError(t, err)
+		if len(content) == minSegmentBytes {
+			fs.WriteFile(testDir+"/"+temporaryName(i+1), content)
+		}
+	}
+	l := mustOpen(t, testDir, Options{SegmentBytes: minSegmentBytes, SpareSegments: 10, FS: fs})
+	require.NotEmpty(t, l.blanks)
+	for len(l.blanks) > 0 {
+		commitUnsynced(t, l, 1, 500)
+		require.NoError(t, l.Sync())
+		more := mustContents(t, l)
+		require.Equal(t, want, more[:len(want)])
+		want = more
+	}
+	fs.PowerFail(faultfs.KeepNone)
+	require.Equal(t, want, mustContents(t, mustOpen(t, testDir, small(fs))))
 }

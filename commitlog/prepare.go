@@ -13,10 +13,9 @@ import (
 
 const (
 	zeroBytes = 256 << 10
-	maxBlanks = 2
 
 	// Blanks pay by the sync and cost by the byte: a log that appends more than this from one sync to the
-	// next, on the average, does without the preparer.
+	// next, on the average of the last few, does without the preparer.
 	preparePerSync = 256 << 10
 )
 
@@ -30,24 +29,29 @@ func (l *Log) zeroed(path string, size int64) (blank, error) {
 	if err != nil {
 		return blank{}, failed(path, "create", err)
 	}
-	b := blank{path: path, file: file, size: size}
-	for p := int64(0); p < size && err == nil; p += zeroBytes {
-		if l.stopped.Load() {
-			err = errStopped
-			break
-		}
-		err = writeAt(file, path, zeros[:min(zeroBytes, size-p)], p)
-	}
-	if err == nil {
-		if err = file.Sync(); err != nil {
-			err = failed(path, "sync", err)
-		}
-	}
-	if err != nil {
+	b := blank{path: path, file: file}
+	if err := l.fill(&b, size); err != nil {
 		b.discard(l.fs)
 		return blank{}, err
 	}
 	return b, nil
+}
+
+// fill makes a blank as long as size, with zeros. It gives up when the log stops preparing.
+func (l *Log) fill(b *blank, size int64) error {
+	for p := b.size; p < size; p += zeroBytes {
+		if l.stopped.Load() {
+			return errStopped
+		}
+		if err := writeAt(b.file, b.path, zeros[:min(zeroBytes, size-p)], p); err != nil {
+			return err
+		}
+	}
+	if err := b.file.Sync(); err != nil {
+		return failed(b.path, "sync", err)
+	}
+	b.size = size
+	return nil
 }
 
 // growing makes a blank without content.
@@ -64,7 +68,30 @@ func (l *Log) temporaryPath() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.names++
-	return filepath.Join(l.dir, fmt.Sprintf("%s%06d%s", temporaryPrefix, l.names, temporarySuffix))
+	return filepath.Join(l.dir, temporaryName(l.names))
+}
+
+// adopt takes a blank that an earlier Log has left behind, if it is one of full size and there is use for it. What is in it doesn't matter. It
+// is called before the log is used.
+func (l *Log) adopt(name string) bool {
+	var number int
+	if _, err := fmt.Sscanf(name, temporaryPrefix+"%d"+temporarySuffix, &number); err != nil || name != temporaryName(number) {
+		return false
+	}
+	if !l.wantsBlank() {
+		return false
+	}
+	b := blank{path: filepath.Join(l.dir, name)}
+	var err error
+	if b.file, err = l.fs.Open(b.path, true); err != nil {
+		return false
+	}
+	if b.size, err = b.file.Size(); err != nil || b.size != l.segmentBytes {
+		b.file.Close()
+		return false
+	}
+	l.names = max(l.names, number)
+	return l.keepBlank(b)
 }
 
 // askForBlank starts the preparer, unless it runs already or a blank is there.
@@ -114,7 +141,7 @@ func (l *Log) takeBlank() (b blank, found bool) {
 func (l *Log) keepBlank(b blank) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.stopped.Load() || len(l.blanks) >= maxBlanks {
+	if l.stopped.Load() || len(l.blanks) >= l.spares {
 		return false
 	}
 	l.blanks = append(l.blanks, b)
@@ -125,7 +152,13 @@ func (l *Log) keepBlank(b blank) bool {
 func (l *Log) wantsBlank() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return !l.stopped.Load() && len(l.blanks) < maxBlanks
+	return !l.stopped.Load() && len(l.blanks) < l.spares
+}
+
+func (l *Log) hasBlank() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.blanks) > 0
 }
 
 // stopPreparing keeps new blanks from being made, and returns what to wait for: nil, or a channel that is

@@ -25,7 +25,7 @@ func (l *Log) load() error {
 	for _, name := range names {
 		if base, ok := parseSegmentName(name); ok {
 			bases = append(bases, base)
-		} else if isTemporaryName(name) {
+		} else if isTemporaryName(name) && !l.adopt(name) {
 			path := filepath.Join(l.dir, name)
 			if err := l.fs.Remove(path); err != nil && !errors.Is(err, iofs.ErrNotExist) {
 				return failed(path, "remove", err)
@@ -64,7 +64,8 @@ func (l *Log) load() error {
 		return failed(l.dir, "sync the directory", err)
 	}
 	w := last.walk
-	l.active, l.position, l.link, l.flushed = w.segment, w.position, w.link, w.position
+	l.active, l.position, l.link = w.segment, w.position, w.link
+	l.flushed, l.synced = w.position, w.position
 	l.next.Store(w.next)
 	l.durable.Store(w.next)
 	return nil

@@ -62,6 +62,10 @@ func parseSegmentName(name string) (base uint64, ok bool) {
 	return base, err == nil
 }
 
+func temporaryName(number int) string {
+	return fmt.Sprintf("%s%06d%s", temporaryPrefix, number, temporarySuffix)
+}
+
 func isTemporaryName(name string) bool {
 	return strings.HasPrefix(name, temporaryPrefix) && strings.HasSuffix(name, temporarySuffix)
 }

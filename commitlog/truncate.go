@@ -48,7 +48,7 @@ func (l *Log) putBack(s *segment) {
 // power failure could leave a gap that looks like damage.
 func (l *Log) release(s *segment) error {
 	var b blank
-	if s.capacity == l.segmentBytes && s.recyclable() && l.wantsBlank() {
+	if s.capacity == l.segmentBytes && l.wantsBlank() {
 		b = l.reopen(s)
 	}
 	var err error
@@ -71,22 +71,23 @@ func (l *Log) release(s *segment) error {
 		l.truncateErr = failed(l.dir, "sync the directory", err)
 		return l.truncateErr
 	}
-	if b.file != nil && !l.keepBlank(b) {
+	if b.file != nil && (b.size < s.capacity && l.fill(&b, s.capacity) != nil || !l.keepBlank(b)) {
 		b.discard(l.fs)
 	}
 	return nil
 }
 
 // reopen opens a segment's file for its next life; without success, or if it is larger than a segment
-// should be, the zero blank.
+// should be, or so much smaller that most of it would have to be filled up, the zero blank.
 func (l *Log) reopen(s *segment) blank {
 	file, err := l.fs.Open(s.path, true)
 	if err != nil {
 		return blank{}
 	}
-	if size, err := file.Size(); err != nil || size != s.capacity {
+	size, err := file.Size()
+	if err != nil || size > s.capacity || size < s.capacity/2 {
 		file.Close()
 		return blank{}
 	}
-	return blank{path: l.temporaryPath(), file: file, size: s.capacity}
+	return blank{path: l.temporaryPath(), file: file, size: size}
 }

@@ -170,34 +170,28 @@ func exitDrain(e *env) error {
 	defer zeroed.Close()
 	record := pattern(size, 4)
 	name := fmt.Sprintf("%d × %d B", n, size)
-	const raw = "raw write, zeroed file"
+	const raw, growing = "raw write, zeroed file", "raw write, growing file"
+	rate := func(took time.Duration, err error) (float64, error) {
+		return float64(bytes) / 1e6 / took.Seconds(), err
+	}
 	samples := e.interleave(name, []harness.Candidate{
-		{Name: "lifecycle", Measure: func() (float64, error) {
-			took, err := e.drainOurs(n, record)
-			return float64(bytes) / 1e6 / took.Seconds(), err
-		}},
-		{Name: raw, Measure: func() (float64, error) {
-			took, err := zeroed.Stream(bytes)
-			return float64(bytes) / 1e6 / took.Seconds(), err
+		{Name: "lifecycle", Measure: func() (float64, error) { return rate(e.drainOurs(n, record, bytes)) }},
+		{Name: raw, Measure: func() (float64, error) { return rate(zeroed.Stream(bytes)) }},
+		{Name: "new files", Measure: func() (float64, error) { return rate(e.drainOurs(n, record, 0)) }},
+		{Name: growing, Measure: func() (float64, error) {
+			return e.fresh(func(dir string) (float64, error) { return rate(growingWrite(dir, bytes)) })
 		}},
 	})
 	e.add(name, "MB/s", raw, samples["lifecycle"], samples[raw], atLeast(0.70))
+	e.add(name+", new files", "MB/s", growing, samples["new files"], samples[growing], bound{})
 	return nil
 }
 
 // drainOurs accepts n records while the log's first write waits, and returns how long Exit takes from the moment at
-// which that write is let go.
-func (e *env) drainOurs(n int, record []byte) (took time.Duration, err error) {
+// which that write is let go. The log is peers.Recycled.
+func (e *env) drainOurs(n int, record []byte, recycled int64) (took time.Duration, err error) {
 	_, err = e.fresh(func(dir string) (float64, error) {
-		// The same warm-up as everywhere, by a host of its own.
-		first, err := peers.Ours.Open(dir)
-		if err != nil {
-			return 0, err
-		}
-		if err := errors.Join(e.prefill(first), first.Close()); err != nil {
-			return 0, err
-		}
-		log, err := commitlog.Open(dir, commitlog.Options{})
+		log, err := peers.Recycled(dir, recycled)
 		if err != nil {
 			return 0, err
 		}

@@ -129,7 +129,7 @@ func (e *env) plotDrain(dir string) error {
 	for bytes := int64(1 << 20); bytes <= most; bytes *= 4 {
 		samples := e.interleave(fmt.Sprintf("drain of %d MiB", bytes>>20), []harness.Candidate{
 			{Name: "ours", Measure: func() (float64, error) {
-				took, err := e.drainOurs(int(bytes/(size+4)), record)
+				took, err := e.drainOurs(int(bytes/(size+4)), record, bytes)
 				return milliseconds(took), err
 			}},
 			{Name: "theirs", Measure: func() (float64, error) {

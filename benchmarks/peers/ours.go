@@ -2,6 +2,7 @@ package peers
 
 import (
 	"context"
+	"errors"
 
 	"github.com/seed080d9131/lifecycle"
 	"github.com/seed080d9131/lifecycle/commitlog"
@@ -10,12 +11,43 @@ import (
 type ours struct{ host *lifecycle.Host }
 
 // openOurs uses the zero Options of both: they are what everybody gets.
-func openOurs(dir string) (Committer, error) {
-	log, err := commitlog.Open(dir, commitlog.Options{})
+func openOurs(dir string) (Committer, error) { return OpenOurs(dir, 0) }
+
+// OpenOurs opens ours with segments that together hold that many bytes and have been written before; see Recycled. 0 is a new log.
+func OpenOurs(dir string, recycled int64) (Submitter, error) {
+	log, err := Recycled(dir, recycled)
 	if err != nil {
 		return nil, err
 	}
 	return ours{lifecycle.New(log, lifecycle.Options{})}, nil
+}
+
+// Recycled opens a log as it is after a checkpoint: it has written that many bytes, given them up with
+// TruncateBefore, and kept their files, to be written over. With 0 bytes it is a new log with the zero Options.
+func Recycled(dir string, bytes int64) (*commitlog.Log, error) {
+	spares := 0
+	if bytes > 0 {
+		spares = int(bytes/commitlog.DefaultSegmentBytes) + 2 // a warm-up takes some of the first
+	}
+	log, err := commitlog.Open(dir, commitlog.Options{SpareSegments: spares})
+	if err != nil || bytes == 0 {
+		return log, err
+	}
+	batch := [][]byte{make([]byte, 64<<10)}
+	// The segments before the first full one, which are not kept, and the last, which is not given up, come on top.
+	for written := int64(0); err == nil && written < bytes+4*commitlog.DefaultSegmentBytes; written += int64(len(batch[0])) {
+		err = log.Append(batch)
+	}
+	if err == nil {
+		err = log.Sync()
+	}
+	if err == nil {
+		err = log.TruncateBefore(log.Next())
+	}
+	if err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+	return log, nil
 }
 
 func (o ours) Commit(b []byte) error {
