@@ -54,10 +54,11 @@ func (h *Host) inspect() seam.State {
 
 	ts := &h.tasks
 	ts.mu.Lock()
-	fmt.Fprintf(&b, "tasks %d refusing=%t awaited=%t cancelled=%t\n", ts.alive, ts.refusing, ts.idle != nil, ts.ctx.Err() != nil)
+	fmt.Fprintf(&b, "tasks %d refusing=%t awaited=%t cancelled=%t\n", ts.alive(), ts.refusing, ts.idle != nil, ts.ctx.Err() != nil)
 	for _, name := range slices.Sorted(maps.Keys(ts.groups)) {
 		g := ts.groups[name]
-		fmt.Fprintf(&b, "task %s %d ticks=%d failed=%d\n", name, g.count, g.ticks, g.failed)
+		count, _, _ := g.running()
+		fmt.Fprintf(&b, "task %s %d ticks=%d failed=%d\n", name, count, g.ticks, g.failed)
 	}
 	ts.mu.Unlock()
 
@@ -76,6 +77,17 @@ func (h *Host) inspect() seam.State {
 	h.durability.inspect(&b, &s)
 	s.Text = b.String()
 	return s
+}
+
+// alive counts the tasks that the exit waits for. It is called with mu held.
+func (ts *tasks) alive() int {
+	n := 0
+	for _, g := range ts.groups {
+		for block := g.first; block != nil; block = block.next {
+			n += int(block.left.Load()) - (len(block.tasks) - block.taken)
+		}
+	}
+	return n
 }
 
 func (d *Durability) inspect(b *strings.Builder, s *seam.State) {

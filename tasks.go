@@ -3,10 +3,12 @@ package lifecycle
 import (
 	"cmp"
 	"context"
+	"runtime/debug"
 	"runtime/pprof"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/seed080d9131/lifecycle/internal/seam"
@@ -14,54 +16,69 @@ import (
 
 // tasks is the group of background tasks of a host.
 //
-// Admission and registration are one step under mu, and so are a task's end and
-// its taking off: when the exit has set refusing, alive can only fall, and the
-// task that brings it to zero closes idle. A task's failure is recorded with the
-// host before the task stops to count as alive, so that whoever finds the group
-// idle finds every failure too.
+// Admission and registration are one step under mu. A task's end needs no lock: it
+// takes itself off the atomic count of its block. Who takes the last one off a block
+// that is not filled any more takes that off its list, under mu: when the exit has
+// set refusing, blocks can only fall, and who brings it to zero closes idle. A task's
+// failure is recorded with the host before the task stops to count as alive, so that
+// whoever finds the group idle finds every failure too.
 //
 // Tasks of one name share a group, and with it one context and one label: what a
-// task costs is its struct and its goroutine.
+// task costs is its place in a block and its goroutine.
 type tasks struct {
-	host   *Host
-	ctx    context.Context // parent of every task's
-	cancel context.CancelCauseFunc
+	host    *Host
+	ctx     context.Context // parent of every task's
+	cancel  context.CancelCauseFunc
+	crowded atomic.Bool // there are more than keptGroups groups; stored under mu
 
-	mu       sync.Mutex // guards what follows, and the fields of groups and tasks
+	mu       sync.Mutex // guards what follows, and the fields of groups, blocks and tasks that are not said to be another's
 	refusing bool
-	alive    int // admitted, not yet taken off
 	groups   map[string]*group
-	idle     chan struct{} // made by whoever awaits; closed at refusing && alive == 0
+	blocks   int           // in the lists of groups
+	idle     chan struct{} // made by whoever awaits; closed at refusing && blocks == 0
 }
 
 // group is the tasks of one name.
 type group struct {
-	name     string
-	id       string          // its label's value: unique in the process
-	ctx      context.Context // tasks.ctx with the label
-	count    int             // of the list below
-	oldest   *task           // tasks that run, in the order of their start
-	youngest *task
+	name string
+	id   string          // its label's value: unique in the process
+	ctx  context.Context // tasks.ctx with the label
+
+	first, last *block // in the order of their tasks' start; the last has places left, or had
 
 	// Of tasks of Every.
 	ticks, failed int64
 	lastError     string
 }
 
+// block is the place of tasks that were started one after another. Its places are
+// given out from the front, and again only when all have been given and have come
+// back.
+type block struct {
+	host  *Host
+	group *group
+	left  atomic.Int32 // places that have not come back
+	taken int          // places that have been given out
+	tasks []task
+
+	prev, next *block // in the group's list
+}
+
+const blockTasks = 32 // at most
+
 // task is a task of Go or Every.
 type task struct {
-	tasks *tasks
-	group *group
-	run   func(ctx context.Context) error
-	start time.Duration // since the host's birth
+	block *block
+	start atomic.Int64  // since the host's birth, or hasEnded
 	every time.Duration // 0: of Go
 
-	prev, next *task // in the group's list
-
 	// The task's own goroutine's.
+	run   func(ctx context.Context) error
 	due   time.Duration // of the next tick
 	ended bool
 }
+
+const hasEnded = -1
 
 // A group that has become empty is kept for the next task of its name, label and
 // all, as long as the host has no more groups than this.
@@ -116,9 +133,7 @@ func (h *Host) Every(name string, every time.Duration, run func(ctx context.Cont
 }
 
 func (ts *tasks) spawn(op, name string, every time.Duration, run func(ctx context.Context) error) error {
-	t := &task{tasks: ts, run: run, every: every, start: ts.host.age()}
-	t.due = t.start + every
-
+	now := ts.host.age()
 	ts.mu.Lock()
 	if ts.refusing {
 		ts.mu.Unlock()
@@ -129,9 +144,9 @@ func (ts *tasks) spawn(op, name string, every time.Duration, run func(ctx contex
 	if g == nil {
 		g = ts.newGroup(name)
 	}
-	t.group = g
-	g.link(t)
-	ts.alive++
+	t := ts.place(g)
+	t.run, t.every, t.due, t.ended = run, every, now+every, false
+	t.start.Store(int64(now))
 	ts.mu.Unlock()
 
 	go t.main()
@@ -141,39 +156,54 @@ func (ts *tasks) spawn(op, name string, every time.Duration, run func(ctx contex
 // main is the task's goroutine. A runtime.Goexit in user code unwinds it from
 // wherever it is, so that what must happen at its end happens in a defer.
 func (t *task) main() {
-	pprof.SetGoroutineLabels(t.group.ctx)
+	h, g := t.block.host, t.block.group
+	pprof.SetGoroutineLabels(g.ctx)
 	defer t.leave()
-	t.tasks.host.at(seam.TaskBegin, t.group.name)
+	h.at(seam.TaskBegin, g.name)
 	if t.every > 0 {
 		t.tickUntilCancelled()
-		t.tasks.host.at(seam.TaskEnd, t.group.name)
+		h.at(seam.TaskEnd, g.name)
 		t.end(nil, nil)
 		return
 	}
-	stack, err := protect(t.call, t.end)
-	t.tasks.host.at(seam.TaskEnd, t.group.name)
-	t.end(err, stack)
+	defer t.catch()
+	err := t.run(g.ctx)
+	h.at(seam.TaskEnd, g.name)
+	t.end(err, nil)
 }
 
-func (t *task) call() error { return t.run(t.group.ctx) }
+// catch is protect for the task as a whole, without its frames: those of 100,000
+// stragglers are what their report takes its time for.
+func (t *task) catch() {
+	if t.ended {
+		return
+	}
+	stack := debug.Stack()
+	if v := recover(); v != nil {
+		t.block.host.at(seam.TaskEnd, t.block.group.name)
+		t.end(&PanicError{Value: v, Stack: stack}, stack)
+		return
+	}
+	t.end(ErrGoexit, stack)
+}
 
 // tickUntilCancelled is the life of a task of Every.
 func (t *task) tickUntilCancelled() {
-	h, ctx := t.tasks.host, t.group.ctx
+	h, g := t.block.host, t.block.group
 	timer := time.NewTimer(t.due - h.age())
 	defer timer.Stop()
 	for {
 		select {
-		case <-ctx.Done():
+		case <-g.ctx.Done():
 			return
 		case <-timer.C:
 		}
-		if ctx.Err() != nil { // both were ready
+		if g.ctx.Err() != nil { // both were ready
 			return
 		}
-		h.at(seam.TickBegin, t.group.name)
-		stack, err := protect(t.call, t.ticked)
-		h.at(seam.TickEnd, t.group.name)
+		h.at(seam.TickBegin, g.name)
+		stack, err := protect(func() error { return t.run(g.ctx) }, t.ticked)
+		h.at(seam.TickEnd, g.name)
 		t.ticked(err, stack)
 		timer.Reset(t.every)
 	}
@@ -181,7 +211,7 @@ func (t *task) tickUntilCancelled() {
 
 // ticked counts a tick, and logs it if it failed.
 func (t *task) ticked(err error, stack []byte) {
-	h, g := t.tasks.host, t.group
+	h, g := t.block.host, t.block.group
 	var failed string
 	if err != nil {
 		if failure := h.taskFailure(g.ctx, g.name, err, stack); failure != nil {
@@ -190,13 +220,13 @@ func (t *task) ticked(err error, stack []byte) {
 	}
 	t.due = h.age() + t.every
 
-	t.tasks.mu.Lock()
+	h.tasks.mu.Lock()
 	g.ticks++
 	if failed != "" {
 		g.failed++
 		g.lastError = failed
 	}
-	t.tasks.mu.Unlock()
+	h.tasks.mu.Unlock()
 
 	if failed != "" && h.logger != nil {
 		h.callouts.here(inLogger, PhaseAwaitTasks, g.ctx, func() {
@@ -209,7 +239,7 @@ func (t *task) ticked(err error, stack []byte) {
 // observer is told.
 func (t *task) end(err error, stack []byte) {
 	t.ended = true
-	h, g := t.tasks.host, t.group
+	h, g := t.block.host, t.block.group
 	event := TaskEvent{Host: h.name, Task: g.name}
 	if err != nil {
 		if failure := h.taskFailure(g.ctx, g.name, err, stack); failure != nil {
@@ -218,10 +248,8 @@ func (t *task) end(err error, stack []byte) {
 		}
 	}
 	if f := h.observer.TaskEnd; f != nil {
-		event.Duration = h.age() - t.start
-		t.tasks.mu.Lock()
-		g.unlink(t) // if it is waited for from here on, it is for the observer
-		t.tasks.mu.Unlock()
+		event.Duration = h.age() - time.Duration(t.start.Load())
+		t.start.Store(hasEnded) // if it is waited for from here on, it is for the observer
 		h.callouts.here(inTaskEnd, PhaseAwaitTasks, g.ctx, func() { f(event) })
 	}
 }
@@ -233,21 +261,16 @@ func (t *task) leave() {
 		go t.main()
 		return
 	}
-	ts := t.tasks
-	ts.host.at(seam.TaskLeave, t.group.name)
-	var idle chan struct{}
-	ts.mu.Lock()
-	t.group.unlink(t)
-	if g := t.group; g.count == 0 && len(ts.groups) > keptGroups && ts.groups[g.name] == g {
-		delete(ts.groups, g.name) // g itself: its name may have a new one already
-	}
-	ts.alive--
-	if ts.alive == 0 && ts.refusing {
-		idle, ts.idle = ts.idle, nil
-	}
-	ts.mu.Unlock()
-	if idle != nil {
-		close(idle)
+	b := t.block
+	h, g := b.host, b.group
+	h.at(seam.TaskLeave, g.name)
+	t.start.Store(hasEnded)
+	t.run = nil
+	switch {
+	case b.left.Add(-1) == 0:
+		h.tasks.takeBack(b)
+	case h.tasks.crowded.Load():
+		h.tasks.dropIfEmpty(g)
 	}
 }
 
@@ -269,10 +292,138 @@ func (h *Host) taskFailure(ctx context.Context, name string, err error, stack []
 	return failure
 }
 
+// place gives out the next place of the group's last block, or the first of a new
+// one, which is twice as large. It is called with mu held.
+func (ts *tasks) place(g *group) *task {
+	b := g.last
+	if b == nil || b.taken == len(b.tasks) {
+		b = ts.addBlock(g)
+	}
+	b.taken++
+	return &b.tasks[b.taken-1]
+}
+
+func (ts *tasks) addBlock(g *group) *block {
+	size := 1
+	if g.last != nil {
+		size = min(2*len(g.last.tasks), blockTasks)
+	}
+	b := newBlock(size)
+	b.host, b.group, b.prev = ts.host, g, g.last
+	if b.prev == nil {
+		g.first = b
+	} else {
+		b.prev.next = b
+	}
+	g.last = b
+	ts.blocks++
+	return b
+}
+
+// takeBack takes a block whose places have all come back. The group's last one is
+// kept for its next tasks.
+func (ts *tasks) takeBack(b *block) {
+	g := b.group
+	ts.mu.Lock()
+	b.reset()
+	keep := b == g.last && !ts.refusing
+	if !keep {
+		ts.unlink(b)
+	}
+	var idle chan struct{}
+	if ts.refusing && ts.blocks == 0 {
+		idle, ts.idle = ts.idle, nil
+	}
+	ts.mu.Unlock()
+	if ts.crowded.Load() {
+		ts.dropIfEmpty(g)
+	}
+	if !keep {
+		b.free()
+	}
+	if idle != nil {
+		close(idle)
+	}
+}
+
+func (ts *tasks) unlink(b *block) {
+	g := b.group
+	if b.prev == nil {
+		g.first = b.next
+	} else {
+		b.prev.next = b.next
+	}
+	if b.next == nil {
+		g.last = b.prev
+	} else {
+		b.next.prev = b.prev
+	}
+	ts.blocks--
+}
+
+// dropIfEmpty forgets a group without tasks if there are too many groups.
+func (ts *tasks) dropIfEmpty(g *group) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if ts.refusing || len(ts.groups) <= keptGroups || ts.groups[g.name] != g || g.first != g.last {
+		return
+	}
+	b := g.last
+	places := len(b.tasks) - b.taken
+	if places == 0 || int(b.left.Load()) != places { // 0: full, or whoever came back last has yet to take it back
+		return
+	}
+	ts.unlink(b)
+	delete(ts.groups, g.name)
+	ts.crowded.Store(len(ts.groups) > keptGroups)
+}
+
+// Blocks of blockTasks. All hosts share them, and the collector takes back what
+// nobody needs.
+var fullBlocks = sync.Pool{New: func() any { return makeBlock(blockTasks) }}
+
+func newBlock(size int) *block {
+	if size == blockTasks {
+		return fullBlocks.Get().(*block)
+	}
+	return makeBlock(size)
+}
+
+func makeBlock(size int) *block {
+	b := &block{tasks: make([]task, size)}
+	for i := range b.tasks {
+		b.tasks[i].block = b
+		b.tasks[i].start.Store(hasEnded)
+	}
+	b.reset()
+	return b
+}
+
+func (b *block) reset() {
+	b.taken = 0
+	b.left.Store(int32(len(b.tasks)))
+}
+
+func (b *block) free() {
+	if len(b.tasks) == blockTasks {
+		b.host, b.group, b.prev, b.next = nil, nil, nil, nil
+		fullBlocks.Put(b)
+	}
+}
+
 // refuse ends admission.
 func (ts *tasks) refuse() {
 	ts.mu.Lock()
 	ts.refusing = true
+	for _, g := range ts.groups {
+		if b := g.last; b != nil {
+			left := len(b.tasks) - b.taken
+			b.taken += left
+			if left > 0 && b.left.Add(int32(-left)) == 0 {
+				ts.unlink(b)
+			}
+		}
+	}
 	ts.mu.Unlock()
 }
 
@@ -281,10 +432,10 @@ func (ts *tasks) refuse() {
 func (ts *tasks) await() <-chan struct{} {
 	idle := make(chan struct{})
 	ts.mu.Lock()
-	alive := ts.alive
+	empty := ts.blocks == 0
 	ts.idle = idle
 	ts.mu.Unlock()
-	if alive == 0 {
+	if empty {
 		close(idle)
 	}
 	return idle
@@ -297,9 +448,9 @@ func (ts *tasks) stragglers() []found {
 	defer ts.mu.Unlock()
 	var all []found
 	for _, g := range ts.groups {
-		if g.count > 0 {
+		if count, start, _ := g.running(); count > 0 {
 			all = append(all, found{
-				Straggler: Straggler{Kind: "task", Name: g.name, Count: g.count, Age: now - g.oldest.start},
+				Straggler: Straggler{Kind: "task", Name: g.name, Count: count, Age: max(now-start, 0)},
 				label:     g.id,
 			})
 		}
@@ -313,9 +464,9 @@ func (ts *tasks) status() []TaskStatus {
 	all := []TaskStatus{}
 	ts.mu.Lock()
 	for _, g := range ts.groups {
-		if g.count > 0 {
+		if count, start, every := g.running(); count > 0 {
 			all = append(all, TaskStatus{
-				Name: g.name, Count: g.count, Age: now - g.oldest.start, Every: g.oldest.every,
+				Name: g.name, Count: count, Age: max(now-start, 0), Every: every,
 				Ticks: g.ticks, Failed: g.failed, LastError: g.lastError,
 			})
 		}
@@ -325,39 +476,27 @@ func (ts *tasks) status() []TaskStatus {
 	return all
 }
 
+// running counts the group's tasks and returns the oldest's start and interval. It is
+// called with tasks.mu held.
+func (g *group) running() (count int, start, every time.Duration) {
+	for b := g.first; b != nil; b = b.next {
+		for i := range b.tasks[:b.taken] {
+			t := &b.tasks[i]
+			if at := time.Duration(t.start.Load()); at != hasEnded {
+				if count == 0 {
+					start, every = at, t.every
+				}
+				count++
+			}
+		}
+	}
+	return count, start, every
+}
+
 func (ts *tasks) newGroup(name string) *group {
 	g := &group{name: name, id: nextLabel()}
 	g.ctx = pprof.WithLabels(ts.ctx, pprof.Labels(labelHost, ts.host.name, labelTask, name, labelID, g.id))
 	ts.groups[name] = g
+	ts.crowded.Store(len(ts.groups) > keptGroups)
 	return g
-}
-
-func (g *group) link(t *task) {
-	t.prev = g.youngest
-	if t.prev == nil {
-		g.oldest = t
-	} else {
-		t.prev.next = t
-	}
-	g.youngest = t
-	g.count++
-}
-
-// unlink takes t off the list; a second time it does nothing.
-func (g *group) unlink(t *task) {
-	if t.prev == nil && g.oldest != t {
-		return
-	}
-	if t.prev == nil {
-		g.oldest = t.next
-	} else {
-		t.prev.next = t.next
-	}
-	if t.next == nil {
-		g.youngest = t.prev
-	} else {
-		t.next.prev = t.prev
-	}
-	t.prev, t.next = nil, nil
-	g.count--
 }
