@@ -30,31 +30,32 @@ type exit struct {
 	failure      error  // the cause as part of the result: it names the host
 	cancellation error  // the cause that tasks are cancelled with
 	start        time.Time
-	hookCtx      context.Context // of hooks; ForceExit cancels it
-	cancelHooks  context.CancelCauseFunc
 	graceEnd     chan struct{}
 	flushEnd     chan struct{}
 	result       error // set before host.done closes
 
 	// The runner's own.
+	now        time.Time     // between two phases: when the last one had ended
 	nextReport time.Time     // of stragglers
 	calling    []string      // observers and the logger that the runner waits for
 	observed   time.Duration // by observers, since ForceExit
 	logged     time.Duration // by the logger, since ForceExit
 
 	// Guarded by host.mu.
-	phase      Phase
-	phases     []PhaseReport
-	failures   failures
-	inPhase    failures // those of the phase that runs
-	forced     bool
-	flushed    bool // flushEnd is closed
-	graceTimer *time.Timer
-	left       []Straggler // behind
-	leftIn     Phase       // the first phase in which something was left behind or skipped
-	duration   time.Duration
-	lost       uint64
-	outcome    string
+	phase       Phase
+	phases      []PhaseReport
+	failures    failures
+	inPhase     failures // those of the phase that runs
+	forced      bool
+	flushed     bool // flushEnd is closed
+	graceTimer  *time.Timer
+	hookCtx     context.Context // of hooks, made for the first; ForceExit cancels it
+	cancelHooks context.CancelCauseFunc
+	left        []Straggler // behind
+	leftIn      Phase       // the first phase in which something was left behind or skipped
+	duration    time.Duration
+	lost        uint64
+	outcome     string
 }
 
 func newExit(h *Host, cause, failure error, force bool) *exit {
@@ -75,17 +76,30 @@ func newExit(h *Host, cause, failure error, force bool) *exit {
 		start:        time.Now(),
 		graceEnd:     make(chan struct{}),
 		flushEnd:     make(chan struct{}),
+		phases:       make([]PhaseReport, 0, len(phases)),
 	}
-	e.enter(phases[0].Phase) // here, so that at no moment of an exit there is no phase
-	e.hookCtx, e.cancelHooks = context.WithCancelCause(h.base)
+	e.enter(phases[0].Phase, e.start) // here, so that at no moment of an exit there is no phase
 	return e
 }
 
-// run is the exit from its beginning to its end. In an execution trace
-// (runtime/trace) it is a task, and each phase a region.
+// run is the exit from its beginning to its end.
 func (e *exit) run() {
-	ctx, task := trace.NewTask(context.Background(), "exit of host "+e.host.name)
-	e.log(slog.LevelInfo, "exit begins", "cause", e.causeText)
+	if e.host.logger != nil {
+		e.log(slog.LevelInfo, "exit begins", "cause", e.causeText)
+	}
+	e.runPhases()
+	e.finish()
+}
+
+// runPhases walks the table. In an execution trace (runtime/trace) that is a task,
+// and each phase a region.
+func (e *exit) runPhases() {
+	ctx := context.Background()
+	if trace.IsEnabled() {
+		traced, task := trace.NewTask(ctx, "exit of host "+e.host.name)
+		defer task.End()
+		ctx = traced
+	}
 	for _, row := range phases {
 		region := trace.StartRegion(ctx, row.String())
 		e.startPhase(row.Phase)
@@ -98,8 +112,6 @@ func (e *exit) run() {
 		e.endPhase(row.Phase)
 		region.End()
 	}
-	task.End()
-	e.finish()
 }
 
 // The steps, in the order of the table.
@@ -189,7 +201,7 @@ func (e *exit) runHooks(p Phase) {
 }
 
 func (e *exit) runHook(k hook) {
-	forced := e.isForced()
+	parent, forced := e.hookContext()
 	report := HookReport{Hook: k.name, Start: time.Now().Round(0)}
 	if forced && k.phase != PhaseRelease {
 		report.Skipped = true
@@ -198,7 +210,6 @@ func (e *exit) runHook(k hook) {
 		return
 	}
 	c := e.host.callouts.beginHook(k.name)
-	parent := e.hookCtx
 	if forced {
 		var cancel context.CancelFunc
 		parent, cancel = context.WithTimeout(e.host.base, ForceGrace)
@@ -229,6 +240,16 @@ func (e *exit) runHook(k hook) {
 		return
 	}
 	e.endHook(k, HookReport{Hook: k.name, Start: report.Start, Duration: e.host.age() - c.start, Abandoned: true}, ErrForced)
+}
+
+// hookContext is the context of hooks, unless the exit is forced.
+func (e *exit) hookContext() (ctx context.Context, forced bool) {
+	e.host.mu.Lock()
+	defer e.host.mu.Unlock()
+	if e.hookCtx == nil && !e.forced {
+		e.hookCtx, e.cancelHooks = context.WithCancelCause(e.host.base)
+	}
+	return e.hookCtx, e.forced
 }
 
 func (e *exit) endHook(k hook, report HookReport, err error) {
@@ -305,10 +326,12 @@ func (e *exit) log(level slog.Level, message string, attrs ...any) {
 // wait waits for done, and reports stragglers meanwhile. It returns false if
 // abandon closes first.
 func (e *exit) wait(done, abandon <-chan struct{}) bool {
-	select {
-	case <-done:
+	if isClosed(done) {
 		return true
-	default:
+	}
+	runtime.Gosched() // who closes it is about to, most of the time
+	if isClosed(done) {
+		return true
 	}
 	timer := time.NewTimer(time.Until(e.nextReport))
 	defer timer.Stop()
@@ -317,12 +340,7 @@ func (e *exit) wait(done, abandon <-chan struct{}) bool {
 		case <-done:
 			return true
 		case <-abandon:
-			select {
-			case <-done:
-				return true
-			default:
-				return false
-			}
+			return isClosed(done)
 		case <-timer.C:
 			e.nextReport = time.Now().Add(e.host.stuckAfter)
 			e.reportStragglers()
@@ -445,9 +463,12 @@ func (e *exit) force() {
 	h := e.host
 	h.mu.Lock()
 	e.setForced()
+	cancelHooks := e.cancelHooks
 	h.mu.Unlock()
 	h.tasks.cancel(e.cancellation)
-	e.cancelHooks(ErrForced)
+	if cancelHooks != nil {
+		cancelHooks(ErrForced)
+	}
 }
 
 // setForced is called with host.mu held. An exit that ForceExit begins is forced
@@ -533,8 +554,7 @@ func (e *exit) skipped(p Phase) {
 // Bookkeeping.
 
 // enter is called with host.mu held.
-func (e *exit) enter(p Phase) {
-	now := time.Now()
+func (e *exit) enter(p Phase, now time.Time) {
 	e.nextReport = now.Add(e.host.stuckAfter)
 	e.phase = p
 	e.phases = append(e.phases, PhaseReport{Phase: p, Start: now})
@@ -548,7 +568,7 @@ func (e *exit) startPhase(p Phase) {
 	h.at(seam.Phase, p.String())
 	h.mu.Lock()
 	if e.phase != p {
-		e.enter(p)
+		e.enter(p, e.now)
 	}
 	h.mu.Unlock()
 	if f := h.observer.PhaseStart; f != nil {
@@ -559,15 +579,21 @@ func (e *exit) startPhase(p Phase) {
 func (e *exit) endPhase(p Phase) {
 	h := e.host
 	h.mu.Lock()
+	e.now = e.start.Add(time.Since(e.start))
 	current := e.current()
-	current.Duration = time.Since(current.Start)
+	current.Duration = e.now.Sub(current.Start)
 	current.Ended = true
 	event := PhaseEvent{Host: h.name, Phase: p, Duration: current.Duration, Err: e.inPhase.join(h.name)}
 	e.inPhase = failures{}
 	h.mu.Unlock()
-	e.log(slog.LevelDebug, "phase ended", "phase", p.String(), "duration", event.Duration)
+	if h.logger != nil {
+		e.log(slog.LevelDebug, "phase ended", "phase", p.String(), "duration", event.Duration)
+	}
 	if f := h.observer.PhaseEnd; f != nil {
 		e.observe(inPhaseEnd, func() { f(event) })
+	}
+	if h.logger != nil || h.observer.PhaseEnd != nil {
+		e.now = time.Now() // theirs is no phase's time
 	}
 }
 
@@ -601,12 +627,14 @@ func (e *exit) finish() {
 	h.mu.Lock()
 	outcome, err := e.conclude()
 	h.mu.Unlock()
-	level := slog.LevelInfo
-	if err != nil {
-		level = slog.LevelError
+	if h.logger != nil {
+		level := slog.LevelInfo
+		if err != nil {
+			level = slog.LevelError
+		}
+		e.log(level, "exit ended", "outcome", outcome, "duration", time.Since(e.start),
+			"accepted", h.durability.Accepted(), "durable", h.durability.Durable(), "err", message{err})
 	}
-	e.log(level, "exit ended", "outcome", outcome, "duration", time.Since(e.start),
-		"accepted", h.durability.Accepted(), "durable", h.durability.Durable(), "err", message{err})
 
 	h.at(seam.Finish, "")
 	h.mu.Lock()
@@ -618,8 +646,11 @@ func (e *exit) finish() {
 		e.graceTimer.Stop()
 	}
 	atEnd := h.atEnd
+	cancelHooks := e.cancelHooks
 	h.mu.Unlock()
-	e.cancelHooks(nil)
+	if cancelHooks != nil {
+		cancelHooks(nil)
+	}
 	for _, f := range atEnd {
 		f()
 	}
