@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -464,6 +465,12 @@ func (c *Controller[K]) Exiting() <-chan struct{} { return c.exiting }
 // Done returns a channel that is closed when the exit has ended.
 func (c *Controller[K]) Done() <-chan struct{} { return c.done }
 
+// The exits of many hosts begin so many at once, and all at once after maxPauses.
+const (
+	beginAtOnce = 16
+	maxPauses   = 50 * time.Millisecond
+)
+
 // begin starts the exit unless it has begun.
 func (c *Controller[K]) begin(force bool) {
 	c.mu.Lock()
@@ -487,8 +494,14 @@ func (c *Controller[K]) begin(force bool) {
 	for _, cancel := range cancels {
 		cancel(c.refusal)
 	}
-	for _, h := range hosts {
+	start := time.Now()
+	for i, h := range hosts {
 		h.begin(nil, nil, force)
+		// A moment for those that have begun, as long as what they need is in the
+		// processor's caches. Where it is a long one, others need the processor.
+		if i%beginAtOnce == beginAtOnce-1 && time.Since(start) < maxPauses {
+			runtime.Gosched()
+		}
 	}
 	close(c.exiting)
 	go c.await(entries)
