@@ -81,8 +81,8 @@ type BatchLog interface {
 //
 // Seal and drain are two events. seal, under mu, makes Append refuse, and refuses
 // those who wait for room. drained closes when the actor finds the queue empty
-// and sealed. It then waits for closing, closes the log, and ends: every call
-// into the log is the actor's.
+// and sealed, or at the seal if the actor sleeps, which it then goes on to do. When
+// closing closes, it closes the log and ends: every call into the log is the actor's.
 //
 // A forced exit can give up on the drain: under mu, gaveUp freezes durable and
 // settles everything as unknown. The actor, when the log's call returns, finds it
@@ -498,14 +498,13 @@ func (d *Durability) main(generation int) {
 		}
 		d.fly()
 	}
-	close(d.drained)
 	<-d.closing
 	ended = true // whatever Close does
 	d.close()
 }
 
 // take makes the queue the actor's flight. It waits until there is something in
-// it, and returns false when there never will be again.
+// it, and returns false when there never will be again, with drained closed.
 func (d *Durability) take(generation int) (took, superseded bool) {
 	d.host.at(seam.Take, "")
 	d.mu.Lock()
@@ -526,8 +525,12 @@ func (d *Durability) take(generation int) (took, superseded bool) {
 			break
 		}
 		if d.sealed {
+			drained := d.over // seal found nothing to drain
 			d.over = true
 			d.mu.Unlock()
+			if !drained {
+				close(d.drained)
+			}
 			return false, false
 		}
 		d.parked = true
@@ -715,15 +718,12 @@ func (d *Durability) seal() {
 	d.sealed = true
 	refused, future := d.room.refuse(), d.future
 	d.future = nil
-	wake := d.parked
-	d.parked = false
+	drained := d.log == nil || d.parked // then the actor sleeps on until the log is to be closed
+	d.over = drained
 	d.mu.Unlock()
-	if wake {
-		d.wake <- struct{}{}
-	}
 	wakeAll(refused)
 	closeAll(future)
-	if d.log == nil {
+	if drained {
 		close(d.drained)
 	}
 }
@@ -792,6 +792,14 @@ func (d *Durability) closeLog() {
 	close(d.closing)
 	if d.log == nil {
 		close(d.closed)
+		return
+	}
+	d.mu.Lock()
+	wake := d.parked
+	d.parked = false
+	d.mu.Unlock()
+	if wake {
+		d.wake <- struct{}{}
 	}
 }
 
