@@ -462,10 +462,16 @@ func (d *Durability) await(ctx context.Context, offset Offset, settled <-chan st
 			}
 		}
 		d.host.at(seam.Wait, "")
+		done := ctx.Done()
+		if done == nil { // a plain receive takes less than a select
+			<-settled
+			settled = nil
+			continue
+		}
 		select {
 		case <-settled:
 			settled = nil
-		case <-ctx.Done():
+		case <-done:
 			if settled, err = d.outcome(offset); settled == nil {
 				return err
 			}
