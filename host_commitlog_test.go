@@ -98,3 +98,16 @@ func TestALogThatAHostHasClosedCanBeOpenedAtOnce(t *testing.T) {
 		require.NoError(t, h.Exit(context.Background()))
 	}
 }
+
+// P2: room comes back for small batches as well, though who waits for it is woken for a 16th of the queue.
+func TestRoomComesBackFromEveryBatch(t *testing.T) {
+	log, err := commitlog.Open(t.TempDir(), commitlog.Options{})
+	require.NoError(t, err)
+	h := lifecycle.New(log, lifecycle.Options{QueueBytes: 1 << 10})
+	for range 100 {
+		_, err := h.Durability().Commit(background, []byte("small"))
+		require.NoError(t, err)
+	}
+	require.Zero(t, h.Status().QueuedBytes)
+	require.NoError(t, h.Exit(background))
+}

@@ -71,6 +71,41 @@ func TestTheExitWaitsForTheLastOfItsTasks(t *testing.T) {
 		require.NoError(t, h.Exit(background))
 		require.True(t, ended)
 	})
+	bubble(t, func(t *testing.T) { // one after another, all of one name
+		const tasks = 100
+		h := lifecycle.New(nil, lifecycle.Options{})
+		var ended atomic.Int64
+		for i := range tasks {
+			require.NoError(t, h.Go("slow", func(ctx context.Context) error {
+				<-ctx.Done()
+				time.Sleep(time.Duration(i*37%tasks) * time.Second)
+				ended.Add(1)
+				return nil
+			}))
+		}
+		require.NoError(t, h.Exit(background))
+		require.EqualValues(t, tasks, ended.Load())
+	})
+}
+
+// P7: not only in the phase that does so anyway.
+func TestForceExitCancelsTheTasksInTheMidstOfAHook(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := lifecycle.New(nil, lifecycle.Options{})
+		cancelled := make(chan struct{})
+		require.NoError(t, h.Go("task", func(ctx context.Context) error {
+			<-ctx.Done()
+			close(cancelled)
+			return nil
+		}))
+		require.NoError(t, h.OnExit(lifecycle.PhaseExitModule, "waits for the task", func(context.Context) error {
+			<-cancelled
+			return nil
+		}))
+		go h.Exit(background)
+		synctest.Wait()
+		require.NoError(t, h.ForceExit(background), "nobody is left behind")
+	})
 }
 
 // P1: a swap of any two phases shows in what one of them finds.

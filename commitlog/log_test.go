@@ -462,7 +462,10 @@ func TestSpareFilesOutliveTheLog(t *testing.T) {
 	l = mustOpen(t, testDir, opts)
 	require.Len(t, l.blanks, 3)
 	require.Equal(t, want, mustContents(t, l))
-	names := map[string]bool{l.temporaryPath(): true} // a new name is nobody's
+	names := map[string]bool{}
+	for range 100 { // new names are nobody's
+		names[l.temporaryPath()] = true
+	}
 	for _, b := range l.blanks {
 		require.False(t, names[b.path], b.path)
 		names[b.path] = true
