@@ -5,6 +5,7 @@
 // to, and loses what was not synced when it is told to crash. [ExitEverywhere]
 // runs a workload again and again, and begins the exit at another moment of it
 // each time: before each append, each start of a task, each tick, each call.
+// [CheckLog] checks that a lifecycle.Log of your own is what a host takes it for.
 //
 //	func TestOrders(t *testing.T) {
 //		log := &lifecycletest.Log{}
