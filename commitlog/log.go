@@ -83,6 +83,7 @@ type Log struct {
 
 	next    atomic.Uint64
 	durable atomic.Uint64
+	reached atomic.Int64 // position, for the preparer
 	closed  atomic.Bool
 	turn    chan struct{} // holds the one token while nobody truncates
 
@@ -213,7 +214,7 @@ func (l *Log) create() error {
 		_ = l.fs.SyncDir(filepath.Dir(dir))
 	}
 	capacity := min(firstSegmentBytes, l.segmentBytes)
-	b, err := l.zeroed(l.temporaryPath(), capacity)
+	b, err := l.zeroed(l.temporaryPath(), capacity, func(int64) bool { return true })
 	if err != nil { // perhaps the disk is nearly full
 		if b, err = l.growing(); err != nil {
 			return err
@@ -364,6 +365,7 @@ func (l *Log) write(batch []byte, n int) error {
 		return l.fail(err)
 	}
 	l.position, l.link = align(h.end(l.position)), h.sum
+	l.reached.Store(l.position)
 	l.next.Store(next + uint64(n))
 	l.flush(l.position)
 	return nil
@@ -443,7 +445,7 @@ func (l *Log) Sync() error {
 	used := l.position - segmentHeaderBytes
 	if !l.asked && l.syncsOften() && (!l.active.recyclable() || used > (l.active.capacity-segmentHeaderBytes)/4) {
 		l.asked = true
-		l.askForBlank(l.nextCapacity())
+		l.askForBlank(l.nextCapacity(), l.active.capacity)
 	}
 	return nil
 }

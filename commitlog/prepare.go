@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 )
 
 // A write into blocks that were written before needs nothing from the file system but the data's way to
@@ -17,35 +18,45 @@ const (
 	// Blanks pay by the sync and cost by the byte: a log that appends more than this from one sync to the
 	// next, on the average of the last few, does without the preparer.
 	preparePerSync = 256 << 10
+
+	// The preparer's writes delay the actor's syncs, most of all when they reach the disk together. So it sends
+	// each piece of zeroBytes on its way at once, and pauses.
+	zeroPause = time.Millisecond
 )
 
 var zeros [zeroBytes]byte
 
 var errStopped = errors.New("stopped")
 
-// zeroed makes a blank of the given size. It gives up when the log stops preparing.
-func (l *Log) zeroed(path string, size int64) (blank, error) {
+// zeroed makes a blank of the given size, as fill does.
+func (l *Log) zeroed(path string, size int64, hurry func(done int64) bool) (blank, error) {
 	file, err := l.fs.Create(path)
 	if err != nil {
 		return blank{}, failed(path, "create", err)
 	}
 	b := blank{path: path, file: file}
-	if err := l.fill(&b, size); err != nil {
+	if err := l.fill(&b, size, hurry); err != nil {
 		b.discard(l.fs)
 		return blank{}, err
 	}
 	return b, nil
 }
 
-// fill makes a blank as long as size, with zeros. It gives up when the log stops preparing.
-func (l *Log) fill(b *blank, size int64) error {
+// fill makes a blank as long as size, with zeros. It gives up when the log stops preparing, and takes its
+// time unless it is in a hurry.
+func (l *Log) fill(b *blank, size int64, hurry func(done int64) bool) error {
 	for p := b.size; p < size; p += zeroBytes {
 		if l.stopped.Load() {
 			return errStopped
 		}
-		if err := writeAt(b.file, b.path, zeros[:min(zeroBytes, size-p)], p); err != nil {
+		if p > b.size && !hurry(p) {
+			time.Sleep(zeroPause)
+		}
+		n := min(zeroBytes, size-p)
+		if err := writeAt(b.file, b.path, zeros[:n], p); err != nil {
 			return err
 		}
+		b.file.Flush(p, n)
 	}
 	if err := b.file.Sync(); err != nil {
 		return failed(b.path, "sync", err)
@@ -94,9 +105,14 @@ func (l *Log) adopt(name string) bool {
 	return l.keepBlank(b)
 }
 
-// askForBlank starts the preparer, unless it runs already or a blank is there.
-func (l *Log) askForBlank(size int64) {
+// askForBlank starts the preparer, unless it runs already or a blank is there. It is in a hurry when less of the
+// blank is done than has been used of what the active segment had left, up to its capacity.
+func (l *Log) askForBlank(size, capacity int64) {
 	path := l.temporaryPath()
+	from := l.position
+	hurry := func(done int64) bool {
+		return float64(l.reached.Load()-from)*float64(size) > float64(done)*float64(capacity-from)
+	}
 	done := make(chan struct{})
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -104,13 +120,13 @@ func (l *Log) askForBlank(size int64) {
 		return
 	}
 	l.preparing = done
-	go l.prepare(path, size, done)
+	go l.prepare(path, size, hurry, done)
 }
 
 // prepare is the preparer: it makes one blank and ends. Its failure is nobody's error.
-func (l *Log) prepare(path string, size int64, done chan struct{}) {
+func (l *Log) prepare(path string, size int64, hurry func(done int64) bool, done chan struct{}) {
 	defer close(done)
-	b, err := l.zeroed(path, size)
+	b, err := l.zeroed(path, size, hurry)
 	l.mu.Lock()
 	stopped := l.stopped.Load()
 	if !stopped { // or else Close waits for done

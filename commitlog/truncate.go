@@ -71,7 +71,7 @@ func (l *Log) release(s *segment) error {
 		l.truncateErr = failed(l.dir, "sync the directory", err)
 		return l.truncateErr
 	}
-	if b.file != nil && (b.size < s.capacity && l.fill(&b, s.capacity) != nil || !l.keepBlank(b)) {
+	if b.file != nil && (b.size < s.capacity && l.fill(&b, s.capacity, func(int64) bool { return false }) != nil || !l.keepBlank(b)) {
 		b.discard(l.fs)
 	}
 	return nil

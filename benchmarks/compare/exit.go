@@ -218,38 +218,9 @@ func fleet(e *env) error {
 	var heap []float64
 	samples := e.interleave(name, []harness.Candidate{
 		{Name: "lifecycle", Measure: func() (float64, error) {
-			ctx := context.Background()
-			c := lifecycle.NewController[int](lifecycle.ControllerOptions{})
-			all := make([]*lifecycle.Host, hosts)
-			before := live()
-			for i := range all {
-				h, err := c.Launch(ctx, i, func(context.Context) (*lifecycle.Host, error) {
-					return lifecycle.New(nothing{}, lifecycle.Options{}), nil
-				})
-				if err != nil {
-					return 0, err
-				}
-				all[i] = h
-			}
-			heap = append(heap, float64(live()-before)/float64(hosts))
-			var started sync.WaitGroup
-			started.Add(2 * hosts)
-			for _, h := range all {
-				for _, task := range []string{"first", "second"} {
-					if err := h.Go(task, func(ctx context.Context) error {
-						started.Done()
-						return idle(ctx)
-					}); err != nil {
-						return 0, err
-					}
-				}
-			}
-			started.Wait()
-			start := time.Now()
-			err := c.Exit(ctx)
-			took := time.Since(start)
-			runtime.KeepAlive(all)
-			return milliseconds(took), err
+			took, bytes, err := exitFleet(hosts)
+			heap = append(heap, bytes)
+			return took, err
 		}},
 		// As many goroutines: a host's two tasks and its actor.
 		{Name: "WaitGroup", Measure: func() (float64, error) { return waitGroup(3 * hosts), nil }},
@@ -257,6 +228,41 @@ func fleet(e *env) error {
 	e.add(name, "ms", "cancel, WaitGroup.Wait", samples["lifecycle"], samples["WaitGroup"], atMost(1.5))
 	e.value("heap of an idle host", "B", heap, atMost(4096))
 	return nil
+}
+
+// exitFleet returns the milliseconds that the exit of so many hosts took, each with a log that does nothing and two tasks, and
+// the bytes of heap that one of them held before it had tasks.
+func exitFleet(hosts int) (took, heap float64, err error) {
+	ctx := context.Background()
+	c := lifecycle.NewController[int](lifecycle.ControllerOptions{})
+	all := make([]*lifecycle.Host, hosts)
+	before := live()
+	for i := range all {
+		if all[i], err = c.Launch(ctx, i, func(context.Context) (*lifecycle.Host, error) {
+			return lifecycle.New(nothing{}, lifecycle.Options{}), nil
+		}); err != nil {
+			return 0, 0, err
+		}
+	}
+	heap = float64(live()-before) / float64(hosts)
+	var started sync.WaitGroup
+	started.Add(2 * hosts)
+	for _, h := range all {
+		for _, task := range []string{"first", "second"} {
+			if err := h.Go(task, func(ctx context.Context) error {
+				started.Done()
+				return idle(ctx)
+			}); err != nil {
+				return 0, 0, err
+			}
+		}
+	}
+	started.Wait()
+	start := time.Now()
+	err = c.Exit(ctx)
+	took = milliseconds(time.Since(start))
+	runtime.KeepAlive(all)
+	return took, heap, err
 }
 
 // live is the heap after a collection. Stacks are not part of it.
@@ -276,20 +282,7 @@ func recovery(e *env) error {
 	}
 	name := fmt.Sprintf("%d MiB of %d B", total>>20, size)
 	_, err := e.fresh(func(dir string) (float64, error) {
-		log, err := commitlog.Open(dir, commitlog.Options{})
-		if err != nil {
-			return 0, err
-		}
-		batch := make([][]byte, 1024)
-		for i := range batch {
-			batch[i] = pattern(size, i)
-		}
-		for written := int64(0); written < total; written += int64(len(batch) * size) {
-			if err := log.Append(batch); err != nil {
-				return 0, errors.Join(err, log.Close())
-			}
-		}
-		if err := errors.Join(log.Sync(), log.Close()); err != nil {
+		if err := writeLog(dir, total, size); err != nil {
 			return 0, err
 		}
 		bytes := 0.0
@@ -315,6 +308,25 @@ func recovery(e *env) error {
 		return 0, nil
 	})
 	return err
+}
+
+// writeLog leaves a closed log of so many bytes, in records of that size.
+func writeLog(dir string, total int64, size int) error {
+	log, err := commitlog.Open(dir, commitlog.Options{})
+	if err != nil {
+		return err
+	}
+	batch := make([][]byte, 1024)
+	for i := range batch {
+		batch[i] = pattern(size, i)
+	}
+	for written := int64(0); err == nil && written < total; written += int64(len(batch) * size) {
+		err = log.Append(batch)
+	}
+	if err == nil {
+		err = log.Sync()
+	}
+	return errors.Join(err, log.Close())
 }
 
 func checksums(dir string) (int64, error) {

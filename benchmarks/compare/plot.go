@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"time"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/seed080d9131/lifecycle/benchmarks/internal/harness"
 	"github.com/seed080d9131/lifecycle/benchmarks/peers"
+	"github.com/seed080d9131/lifecycle/commitlog"
 )
 
 // curve is one line of a plot: medians, with the smallest and the largest sample.
@@ -38,7 +40,7 @@ func (e *env) plot(dir string) error {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
-	return errors.Join(e.plotCommits(dir), e.plotExit(dir), e.plotDrain(dir))
+	return errors.Join(e.plotCommits(dir), e.plotExit(dir), e.plotFleet(dir), e.plotDrain(dir), e.plotRecovery(dir), e.plotHosts(dir))
 }
 
 func (e *env) plotCommits(dir string) error {
@@ -111,6 +113,105 @@ func (e *env) plotExit(dir string) error {
 		curves[1].add(float64(tasks), samples["theirs"])
 	}
 	return drawCurves(filepath.Join(dir, "exit.svg"), "Exit of idle tasks", "tasks", "ms", curves)
+}
+
+func (e *env) plotFleet(dir string) error {
+	most := 10_000
+	if e.quick {
+		most = 1000
+	}
+	curves := []curve{{name: "Controller.Exit"}, {name: "cancel, WaitGroup.Wait of as many goroutines"}}
+	for hosts := 1; hosts <= most; hosts *= 10 {
+		samples := e.interleave(fmt.Sprintf("exit of %d hosts", hosts), []harness.Candidate{
+			{Name: "ours", Measure: func() (float64, error) {
+				took, _, err := exitFleet(hosts)
+				return took, err
+			}},
+			{Name: "theirs", Measure: func() (float64, error) { return waitGroup(3 * hosts), nil }},
+		})
+		curves[0].add(float64(hosts), samples["ours"])
+		curves[1].add(float64(hosts), samples["theirs"])
+	}
+	return drawCurves(filepath.Join(dir, "fleet.svg"), "Exit of hosts with two tasks each", "hosts", "ms", curves)
+}
+
+func (e *env) plotRecovery(dir string) error {
+	const size = 128
+	most := int64(4 << 30)
+	if e.quick {
+		most = 16 << 20
+	}
+	curves := []curve{{name: "commitlog.Open"}, {name: "read the same files and CRC32C", limit: true}}
+	var failures []error
+	for bytes := int64(1 << 20); bytes <= most; bytes *= 4 {
+		_, err := e.fresh(func(logs string) (float64, error) {
+			if err := writeLog(logs, bytes, size); err != nil {
+				return 0, err
+			}
+			samples := e.interleave(fmt.Sprintf("recovery of %d MiB", bytes>>20), []harness.Candidate{
+				{Name: "ours", Measure: func() (float64, error) {
+					start := time.Now()
+					log, err := commitlog.Open(logs, commitlog.Options{})
+					if err != nil {
+						return 0, err
+					}
+					return milliseconds(time.Since(start)), log.Close()
+				}},
+				{Name: "theirs", Measure: func() (float64, error) {
+					start := time.Now()
+					_, err := checksums(logs)
+					return milliseconds(time.Since(start)), err
+				}},
+			})
+			curves[0].add(float64(bytes)/(1<<20), samples["ours"])
+			curves[1].add(float64(bytes)/(1<<20), samples["theirs"])
+			return 0, nil
+		})
+		failures = append(failures, err)
+	}
+	return errors.Join(errors.Join(failures...),
+		drawCurves(filepath.Join(dir, "recovery.svg"), "Opening a log of records of 128 B", "MiB", "ms", curves))
+}
+
+// plotHosts has as many committers as the plot's most hosts, spread evenly over hosts that each have a log of their own on the
+// same disk.
+func (e *env) plotHosts(dir string) error {
+	committers := 1000
+	if e.quick {
+		committers = 100
+	}
+	spread := []curve{{name: fmt.Sprintf("%d committers, evenly on so many hosts", committers)}}
+	for hosts := 1; hosts <= committers; hosts *= 10 {
+		samples := e.interleave(fmt.Sprintf("%d hosts on one disk", hosts), []harness.Candidate{
+			{Name: "ours", Measure: func() (float64, error) { return e.manyHosts(hosts, committers/hosts) }},
+		})
+		spread[0].add(float64(hosts), samples["ours"])
+	}
+	return drawCurves(filepath.Join(dir, "hosts.svg"), "Durable commits of 128 B by hosts on one disk", "hosts", "commits/s", spread)
+}
+
+// manyHosts returns the commits a second of all hosts together, each of which has a log of its own and so many committers.
+func (e *env) manyHosts(hosts, committers int) (rate float64, err error) {
+	return e.fresh(func(dir string) (_ float64, err error) {
+		all := make([]peers.Committer, hosts)
+		defer func() {
+			for _, c := range all {
+				if c != nil {
+					err = errors.Join(err, c.Close())
+				}
+			}
+		}()
+		for i := range all {
+			if all[i], err = peers.Ours.Open(filepath.Join(dir, fmt.Sprint(i))); err != nil {
+				return 0, err
+			}
+		}
+		record := pattern(128, 6)
+		result, err := harness.Loop{Workers: hosts * committers, Warmup: e.warmup, Measure: e.measure, Op: func(worker int) error {
+			return all[worker%hosts].Commit(record)
+		}}.Run()
+		return result.PerSecond, err
+	})
 }
 
 func (e *env) plotDrain(dir string) error {
