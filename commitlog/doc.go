@@ -68,8 +68,8 @@
 // # Files
 //
 // The directory holds segments, named by the offset of their first transaction in 20 decimal digits and
-// ".log"; the file "lock"; and up to Options.SpareSegments and one files "prepare-NNNNNN.tmp", the makings of
-// segments to come, which Open takes up again if they are whole, and removes if not. Other names are left alone. The first segment has 64 KiB, each next
+// ".log"; the file "lock"; while a Log is open up to Options.SpareSegments and one files "prepare-NNNNNN.tmp", the makings of
+// segments to come; and the same as "spare-NNNNNN.tmp" when it is closed, which Open takes up again. Other names are left alone. The first segment has 64 KiB, each next
 // one twice as much, up to Options.SegmentBytes. Most are filled with zeros ahead or recycled, since a sync of
 // bytes that were written before is about twice as fast; but a segment may just as well grow, and is longer than it
 // should be if its first frame is.

@@ -513,7 +513,11 @@ func (l *Log) Close() error {
 	<-l.turn // whoever takes it from here on finds the log closed
 	defer func() { l.turn <- struct{}{} }()
 	for _, b := range l.blanks { // nobody else is left to touch them
-		b.file.Close() // the next Open adopts it, or removes it
+		if l.failure == nil && err == nil && b.size == l.segmentBytes {
+			l.putBy(b)
+		} else {
+			b.discard(l.fs)
+		}
 	}
 	l.blanks = nil
 	if closeErr := l.file.Close(); err == nil && closeErr != nil {

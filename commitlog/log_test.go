@@ -480,12 +480,20 @@ func TestSpareFilesOutliveTheLog(t *testing.T) {
 	require.Len(t, l.blanks, 1)
 	require.NoError(t, l.Close())
 
+	// What nobody has put by may have had a failed sync.
+	fs.WriteFile(testDir+"/"+temporaryName(77), make([]byte, minSegmentBytes))
+	opts.SpareSegments = 3
+	l = mustOpen(t, testDir, opts)
+	require.Len(t, l.blanks, 1)
+	require.NotContains(t, fs.Names(), testDir+"/"+temporaryName(77))
+	require.NoError(t, l.Close())
+
 	opts.SegmentBytes *= 2
 	l = mustOpen(t, testDir, opts)
 	require.Empty(t, l.blanks, "too short now")
 	require.NoError(t, l.Close())
 	for _, name := range fs.Names() {
-		require.False(t, isTemporaryName(filepath.Base(name)), name)
+		require.False(t, isTemporaryName(filepath.Base(name)) || isSpareName(filepath.Base(name)), name)
 	}
 	_, err := Open(testDir, Options{SpareSegments: -1, FS: fs})
 	require.ErrorContains(t, err, "SpareSegments is -1")
@@ -498,7 +506,7 @@ func TestASpareFileThatHoldsACopyOfTheLogIsHarmless(t *testing.T) {
 		content, err := fs.ReadFile(name)
 		require.NoError(t, err)
 		if len(content) == minSegmentBytes {
-			fs.WriteFile(testDir+"/"+temporaryName(i+1), content)
+			fs.WriteFile(testDir+"/"+spareName(temporaryName(i+1)), content)
 		}
 	}
 	l := mustOpen(t, testDir, Options{SegmentBytes: minSegmentBytes, SpareSegments: 10, FS: fs})

@@ -2,8 +2,8 @@ package commitlog
 
 import (
 	"errors"
-	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -82,27 +82,40 @@ func (l *Log) temporaryPath() string {
 	return filepath.Join(l.dir, temporaryName(l.names))
 }
 
-// adopt takes a blank that an earlier Log has left behind, if it is one of full size and there is use for it. What is in it doesn't matter. It
-// is called before the log is used.
-func (l *Log) adopt(name string) bool {
-	var number int
-	if _, err := fmt.Sscanf(name, temporaryPrefix+"%d"+temporarySuffix, &number); err != nil || name != temporaryName(number) {
-		return false
+// spareName is the name under which Close leaves a blank for the next Log. Only what was synced without an error gets it:
+// another temporary file may have had a failed sync, and what is cached of it would then be taken for what is on the medium.
+func spareName(name string) string {
+	return sparePrefix + strings.TrimPrefix(name, temporaryPrefix)
+}
+
+// putBy leaves a blank for the next Log.
+func (l *Log) putBy(b blank) {
+	b.file.Close()
+	if l.fs.Rename(b.path, filepath.Join(l.dir, spareName(filepath.Base(b.path)))) != nil {
+		l.fs.Remove(b.path)
 	}
+}
+
+// adopt takes a blank that an earlier Log has put by, if it is one of full size and there is use for it. What is in it
+// doesn't matter. From here on it is a temporary file as any other. It is called before the log is used.
+func (l *Log) adopt(name string) bool {
 	if !l.wantsBlank() {
 		return false
 	}
-	b := blank{path: filepath.Join(l.dir, name)}
+	b := blank{path: l.temporaryPath()}
+	spare := filepath.Join(l.dir, name)
+	if l.fs.Rename(spare, b.path) != nil {
+		return false
+	}
 	var err error
-	if b.file, err = l.fs.Open(b.path, true); err != nil {
-		return false
-	}
-	if b.size, err = b.file.Size(); err != nil || b.size != l.segmentBytes {
+	if b.file, err = l.fs.Open(b.path, true); err == nil {
+		if b.size, err = b.file.Size(); err == nil && b.size == l.segmentBytes && l.keepBlank(b) {
+			return true
+		}
 		b.file.Close()
-		return false
 	}
-	l.names = max(l.names, number)
-	return l.keepBlank(b)
+	l.fs.Remove(b.path) // or else the next Open does
+	return true
 }
 
 // askForBlank starts the preparer, unless it runs already or a blank is there. It is in a hurry when less of the

@@ -22,13 +22,22 @@ func (l *Log) load() error {
 		return failed(l.dir, "read the directory", err)
 	}
 	var bases []uint64
+	var spares []string
 	for _, name := range names {
 		if base, ok := parseSegmentName(name); ok {
 			bases = append(bases, base)
-		} else if isTemporaryName(name) && !l.adopt(name) {
-			path := filepath.Join(l.dir, name)
-			if err := l.fs.Remove(path); err != nil && !errors.Is(err, iofs.ErrNotExist) {
-				return failed(path, "remove", err)
+		} else if isSpareName(name) {
+			spares = append(spares, name)
+		} else if isTemporaryName(name) {
+			if err := l.removeOld(name); err != nil {
+				return err
+			}
+		}
+	}
+	for _, name := range spares { // when no other temporary name is in use
+		if !l.adopt(name) {
+			if err := l.removeOld(name); err != nil {
+				return err
 			}
 		}
 	}
@@ -68,6 +77,15 @@ func (l *Log) load() error {
 	l.flushed, l.synced = w.position, w.position
 	l.next.Store(w.next)
 	l.durable.Store(w.next)
+	return nil
+}
+
+// removeOld removes what an earlier Log has left behind.
+func (l *Log) removeOld(name string) error {
+	path := filepath.Join(l.dir, name)
+	if err := l.fs.Remove(path); err != nil && !errors.Is(err, iofs.ErrNotExist) {
+		return failed(path, "remove", err)
+	}
 	return nil
 }
 

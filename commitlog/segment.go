@@ -23,6 +23,7 @@ const (
 	baseDigits    = 20
 
 	temporaryPrefix = "prepare-"
+	sparePrefix     = "spare-"
 	temporarySuffix = ".tmp"
 
 	lockName = "lock"
@@ -64,6 +65,10 @@ func parseSegmentName(name string) (base uint64, ok bool) {
 
 func temporaryName(number int) string {
 	return fmt.Sprintf("%s%06d%s", temporaryPrefix, number, temporarySuffix)
+}
+
+func isSpareName(name string) bool {
+	return strings.HasPrefix(name, sparePrefix) && strings.HasSuffix(name, temporarySuffix)
 }
 
 func isTemporaryName(name string) bool {
