@@ -210,6 +210,30 @@ func TestACallThatWasAdmittedKeepsTheExitInItsFirstPhase(t *testing.T) {
 	})
 }
 
+// P1: whichever shard of the gate a call has entered by, it is waited for.
+func TestACallKeepsTheExitInItsFirstPhaseByAnyShard(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		for range 64 { // goroutines, whose stacks lie in as many places
+			h := lifecycle.New(nil, lifecycle.Options{})
+			leave, ended := make(chan struct{}), make(chan error, 1)
+			go func() {
+				call, err := h.Enter()
+				if err != nil {
+					t.Error(err)
+				}
+				<-leave
+				call.Leave()
+			}()
+			synctest.Wait()
+			go func() { ended <- h.Exit(background) }()
+			synctest.Wait()
+			require.Equal(t, lifecycle.PhaseExitModule, h.Status().Phase)
+			close(leave)
+			require.NoError(t, <-ended)
+		}
+	})
+}
+
 // P2: an OnExit either refuses or its hook runs.
 func TestAHookThatOnExitTookIsRunHoweverItRacesWithExit(t *testing.T) {
 	storm(t, func(t *testing.T, rng *rand.Rand) {
