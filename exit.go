@@ -579,7 +579,7 @@ func (e *exit) startPhase(p Phase) {
 func (e *exit) endPhase(p Phase) {
 	h := e.host
 	h.mu.Lock()
-	e.now = e.start.Add(time.Since(e.start))
+	e.now = e.start.Add(time.Since(e.start)) // by the monotonic clock alone
 	current := e.current()
 	current.Duration = e.now.Sub(current.Start)
 	current.Ended = true

@@ -68,8 +68,9 @@
 // # Files
 //
 // The directory holds segments, named by the offset of their first transaction in 20 decimal digits and
-// ".log"; the file "lock"; while a Log is open up to Options.SpareSegments and one files "prepare-NNNNNN.tmp", the makings of
-// segments to come; and the same as "spare-NNNNNN.tmp" when it is closed, which Open takes up again. Other names are left alone. The first segment has 64 KiB, each next
+// ".log"; the file "lock"; and the makings of segments to come, up to one more than Options.SpareSegments: while a Log is open
+// they are called "prepare-NNNNNN.tmp", and Close names those of full size "spare-NNNNNN.tmp". Open takes those up again, and removes
+// the others, which a crash left: what a failed sync may have left unwritten in them can't be told. Other names are left alone. The first segment has 64 KiB, each next
 // one twice as much, up to Options.SegmentBytes. Most are filled with zeros ahead or recycled, since a sync of
 // bytes that were written before is about twice as fast; but a segment may just as well grow, and is longer than it
 // should be if its first frame is.

@@ -1,10 +1,11 @@
 package commitlog
 
 // TruncateBefore gives up the transactions before an offset, by whole segments: those that end at or
-// before it, oldest first, but never the one that is written to. First tells what is left. A few of the
+// before it, oldest first, but never the one that is written to. First tells what is left. Up to Options.SpareSegments of the
 // files are kept for segments to come.
 //
-// Any goroutine may call it. It blocks for the file operations and for other calls of it, not for appends
+// Any goroutine may call it. It blocks for the file operations, with pauses where a kept file has to be filled up (a fifth
+// of a second for one of 64 MiB at most), and for other calls of it, not for appends
 // or readers; readers of what goes get ErrTruncated. A crash in between leaves a log that begins with some
 // later segment. An error leaves the log usable, with the segment that it names perhaps still there.
 func (l *Log) TruncateBefore(offset uint64) error {
