@@ -1974,6 +1974,54 @@ func TestASlowObserverSlowsTheExitAndNoMore(t *testing.T) {
 	})
 }
 
+func TestAMultiObserverTellsEachInOrderWhateverOneDoes(t *testing.T) {
+	for how, f := range map[string]func(){"returns": func() {}, "panics": func() { panic("observer") }, "exits": runtime.Goexit} {
+		t.Run(how, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				var j journal
+				observer := func(who string, then func()) lifecycle.Observer {
+					note := func(what string) { j.add(what + " " + who); then() }
+					return lifecycle.Observer{
+						PhaseStart: func(e lifecycle.PhaseEvent) { note("start " + e.Phase.String()) },
+						PhaseEnd:   func(e lifecycle.PhaseEvent) { note("end " + e.Phase.String()) },
+						HookEnd:    func(e lifecycle.HookEvent) { note("hook " + e.Hook) },
+						TaskEnd:    func(e lifecycle.TaskEvent) { note("task " + e.Task) },
+						Stuck:      func(e lifecycle.StuckEvent) { note("stuck in " + e.Phase.String()) },
+						Synced:     func(e lifecycle.SyncEvent) { note("synced") },
+					}
+				}
+				h := lifecycle.New(&script{}, lifecycle.Options{
+					StuckAfter: time.Second,
+					Observer:   lifecycle.MultiObserver(observer("a", f), lifecycle.Observer{}, observer("b", f), observer("c", func() {})),
+				})
+				require.NoError(t, h.OnExit(lifecycle.PhaseCheckpoint, "slow", func(context.Context) error { time.Sleep(1500 * time.Millisecond); return nil }))
+				require.NoError(t, h.Go("task", untilCancelled))
+				_, err := h.Durability().Commit(background, []byte("x"))
+				require.NoError(t, err)
+				require.NoError(t, h.Exit(background))
+
+				who := map[string]string{} // in the order in which they were told; events may overlap
+				for _, entry := range j.all() {
+					what := entry[:len(entry)-2]
+					who[what] += entry[len(entry)-1:]
+				}
+				require.Len(t, who, 2*7+4)
+				for what, order := range who {
+					require.Equal(t, "abc", order, what)
+				}
+			})
+		})
+	}
+}
+
+func TestAMultiObserverHasNoFuncThatNobodyHas(t *testing.T) {
+	require.Equal(t, lifecycle.Observer{}, lifecycle.MultiObserver())
+	o := lifecycle.MultiObserver(lifecycle.Observer{}, lifecycle.Observer{Synced: func(lifecycle.SyncEvent) {}})
+	require.NotNil(t, o.Synced)
+	o.Synced = nil
+	require.Equal(t, lifecycle.Observer{}, o)
+}
+
 // A Host fits into another: a child's Exit as a hook of its parent.
 func TestAChildsExitIsAHookOfItsParent(t *testing.T) {
 	bubble(t, func(t *testing.T) {

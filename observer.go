@@ -75,6 +75,59 @@ type SyncEvent struct {
 	Err      error         // a *LogError; nil: the batch is durable
 }
 
+// MultiObserver returns an Observer that tells each of the given ones, in that
+// order: where one panics or calls runtime.Goexit the rest are told all the same.
+// Whoever waits for a func of it waits for all of them. A func that none of them
+// has is nil.
+func MultiObserver(observers ...Observer) Observer {
+	var all struct {
+		phaseStart, phaseEnd []func(PhaseEvent)
+		hookEnd              []func(HookEvent)
+		taskEnd              []func(TaskEvent)
+		stuck                []func(StuckEvent)
+		synced               []func(SyncEvent)
+	}
+	for _, o := range observers {
+		all.phaseStart = appendFunc(all.phaseStart, o.PhaseStart)
+		all.phaseEnd = appendFunc(all.phaseEnd, o.PhaseEnd)
+		all.hookEnd = appendFunc(all.hookEnd, o.HookEnd)
+		all.taskEnd = appendFunc(all.taskEnd, o.TaskEnd)
+		all.stuck = appendFunc(all.stuck, o.Stuck)
+		all.synced = appendFunc(all.synced, o.Synced)
+	}
+	return Observer{
+		PhaseStart: inOrder(all.phaseStart),
+		PhaseEnd:   inOrder(all.phaseEnd),
+		HookEnd:    inOrder(all.hookEnd),
+		TaskEnd:    inOrder(all.taskEnd),
+		Stuck:      inOrder(all.stuck),
+		Synced:     inOrder(all.synced),
+	}
+}
+
+func appendFunc[E any](funcs []func(E), f func(E)) []func(E) {
+	if f == nil {
+		return funcs
+	}
+	return append(funcs, f)
+}
+
+// inOrder returns one func that calls all of them. It nests them: each has the rest
+// deferred, so that they run even if it never returns.
+func inOrder[E any](funcs []func(E)) func(E) {
+	switch len(funcs) {
+	case 0:
+		return nil
+	case 1:
+		return funcs[0]
+	}
+	first, rest := funcs[0], inOrder(funcs[1:])
+	return func(event E) {
+		defer rest(event)
+		first(event)
+	}
+}
+
 // The names under which observer funcs and the logger count as stragglers.
 const (
 	inPhaseStart = "observer PhaseStart"
