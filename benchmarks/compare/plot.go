@@ -1,12 +1,15 @@
 package main
 
 import (
+	"encoding/csv"
 	"errors"
 	"fmt"
 	"image/color"
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"gonum.org/v1/plot"
@@ -244,8 +247,12 @@ func (e *env) plotDrain(dir string) error {
 	return drawCurves(filepath.Join(dir, "drain.svg"), "Exit with records of 128 B accepted and unwritten", "MiB", "ms", curves)
 }
 
-// drawCurves draws both axes logarithmically, each point with a bar from its smallest to its largest sample.
+// drawCurves draws both axes logarithmically, each point with a bar from its smallest to its largest sample, and writes the points
+// into a CSV file beside the picture.
 func drawCurves(name, title, x, y string, curves []curve) error {
+	if err := writePoints(strings.TrimSuffix(name, ".svg")+".csv", x, y, curves); err != nil {
+		return err
+	}
 	p := plot.New()
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
 	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
@@ -294,6 +301,21 @@ func drawCurves(name, title, x, y string, curves []curve) error {
 		return fmt.Errorf("%s: nothing to draw", name)
 	}
 	return p.Save(18*vg.Centimeter, 12*vg.Centimeter, name)
+}
+
+func writePoints(name, x, y string, curves []curve) error {
+	rows := [][]string{{"curve", x, y, "low", "high"}}
+	number := func(v float64) string { return strconv.FormatFloat(v, 'g', 6, 64) }
+	for _, c := range curves {
+		for _, p := range c.points {
+			rows = append(rows, []string{c.name, number(p.x), number(p.median), number(p.low), number(p.high)})
+		}
+	}
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(csv.NewWriter(f).WriteAll(rows), f.Close())
 }
 
 type errorPoints struct {
