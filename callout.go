@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"runtime/pprof"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -20,6 +21,7 @@ type callouts struct {
 	mu     sync.Mutex // guards what follows
 	active map[*callout]struct{}
 	shared map[string]*calloutLabel // of observers and the logger, which run often
+	left   map[string]int           // how many of a name ForceExit has left behind; nil: nobody
 }
 
 // callout is one call of user code.
@@ -65,12 +67,11 @@ func reportInside(ctx context.Context, stragglers insider) (done func()) {
 }
 
 type calloutLabel struct {
-	name   string
-	id     string
-	labels pprof.LabelSet
-	ctx    context.Context // carries the labels
-	left   bool            // ForceExit left one behind: it is not called again; guarded by callouts.mu
-	kept   bool            // a panic or Goexit of one has been kept, or is a hook's, which keeps its own; guarded by callouts.mu
+	name  string
+	label label
+	ctx   context.Context // carries the label
+	left  bool            // ForceExit left one behind: it is not called again; guarded by callouts.mu
+	kept  bool            // a panic or Goexit of one has been kept, or is a hook's, which keeps its own; guarded by callouts.mu
 }
 
 func (cs *callouts) init(h *Host) {
@@ -79,10 +80,14 @@ func (cs *callouts) init(h *Host) {
 	cs.shared = map[string]*calloutLabel{}
 }
 
+// newLabel is called with mu held. A hook whose namesake was left behind gets a
+// label of its own.
 func (cs *callouts) newLabel(name string) *calloutLabel {
-	id := nextLabel()
-	labels := pprof.Labels(labelHost, cs.host.name, labelHook, name, labelID, id)
-	return &calloutLabel{name: name, id: id, labels: labels, ctx: pprof.WithLabels(context.Background(), labels)}
+	l := label{cs.host.label, labelHook, name}
+	if n := cs.left[name]; n > 0 {
+		l.name += "#" + strconv.Itoa(n+1)
+	}
+	return &calloutLabel{name: name, label: l, ctx: l.on(context.Background())}
 }
 
 // begin registers a call of an observer or the logger; nil if one of that name
@@ -106,11 +111,12 @@ func (cs *callouts) begin(name string, during Phase) *callout {
 
 // beginHook registers a call of a hook, whatever its name.
 func (cs *callouts) beginHook(name string) *callout {
-	c := &callout{calloutLabel: cs.newLabel(name), start: cs.host.age(), cs: cs}
-	c.kept = true
+	start := cs.host.age()
 	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	c := &callout{calloutLabel: cs.newLabel(name), start: start, cs: cs}
+	c.kept = true
 	cs.active[c] = struct{}{}
-	cs.mu.Unlock()
 	return c
 }
 
@@ -124,6 +130,10 @@ func (cs *callouts) end(c *callout) {
 func (cs *callouts) leave(c *callout) {
 	cs.mu.Lock()
 	c.left = true
+	if cs.left == nil {
+		cs.left = map[string]int{}
+	}
+	cs.left[c.name]++
 	delete(cs.active, c)
 	cs.mu.Unlock()
 }
@@ -235,5 +245,5 @@ func (cs *callouts) stragglers(phase Phase, stuck time.Duration, seen map[*Host]
 }
 
 func (c *callout) found() *found {
-	return &found{Straggler: Straggler{Kind: "hook", Name: c.name}, label: c.id}
+	return &found{Straggler: Straggler{Kind: "hook", Name: c.name}, label: c.label}
 }

@@ -99,7 +99,7 @@ type Durability struct {
 	limit    int      // of bytes
 	first    Offset
 	labels   context.Context
-	label    string
+	label    label
 
 	durable atomic.Uint64 // stored under mu
 	givenUp atomic.Bool   // stored under mu
@@ -173,8 +173,8 @@ func (d *Durability) init(h *Host, log Log, limit int) {
 	if log == nil {
 		return
 	}
-	d.label = nextLabel()
-	d.labels = pprof.WithLabels(context.Background(), pprof.Labels(labelHost, h.name, labelLog, "durability", labelID, d.label))
+	d.label = label{h.label, labelLog, "durability"}
+	d.labels = d.label.on(context.Background())
 	failed := d.ask()
 	d.failed = failed
 	d.accepted = d.first

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
-	"runtime/pprof"
 	"runtime/trace"
 	"slices"
 	"strings"
@@ -218,7 +217,7 @@ func (e *exit) runHook(k hook) {
 	// A little longer than its context, so that it can obey that.
 	abandon, stop := e.patience(ForceGrace / 10)
 	defer stop()
-	ctx := context.WithValue(pprof.WithLabels(parent, c.labels), calloutKey{}, c)
+	ctx := context.WithValue(c.label.on(parent), calloutKey{}, c)
 	// What the hook came to is taken in its own goroutine too: an error's methods
 	// are user code like the hook.
 	var failure error
@@ -410,13 +409,16 @@ func (e *exit) calls() []found {
 }
 
 // reportStragglers tells the report, the logger and the observer who the phase
-// waits for.
+// waits for, if there is anybody.
 func (e *exit) reportStragglers() {
 	h := e.host
 	h.mu.Lock()
 	phase, age := e.phase, time.Since(e.current().Start)
 	h.mu.Unlock()
 	stragglers := withStacks(e.stragglers(phase))
+	if len(stragglers) == 0 {
+		return // the last of them has just ended
+	}
 	at := make([]string, len(stragglers))
 	for i, s := range stragglers {
 		at[i], stragglers[i].Stack = s.where(), top(s.Stack)

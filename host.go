@@ -33,6 +33,7 @@ import (
 // wait, I/O or user code.
 type Host struct {
 	name       string
+	label      string       // of its goroutines
 	logger     *slog.Logger // nil: silent
 	observer   Observer
 	stuckAfter time.Duration
@@ -117,6 +118,7 @@ func New(log Log, opts Options) *Host {
 	if h.stuckAfter <= 0 {
 		h.stuckAfter = defaultStuckAfter
 	}
+	h.label = newHostLabel(h.name)
 	h.base = h.mark(context.Background())
 	h.watch = seam.Of(h)
 	h.gate.init()

@@ -1833,6 +1833,37 @@ func TestManyNamesOfFinishedTasksAreNotKept(t *testing.T) {
 	})
 }
 
+func TestNobodyIsToldThatAnExitWaitsForNobody(t *testing.T) {
+	for range 100 { // the hook ends at the moment of the report: either may come first
+		bubble(t, func(t *testing.T) {
+			h := lifecycle.New(nil, lifecycle.Options{StuckAfter: time.Second, Observer: lifecycle.Observer{
+				Stuck: func(e lifecycle.StuckEvent) { require.NotEmpty(t, e.Stragglers) },
+			}})
+			require.NoError(t, h.OnExit(lifecycle.PhaseCheckpoint, "hook", func(context.Context) error { time.Sleep(time.Second); return nil }))
+			require.NoError(t, h.Exit(background))
+			require.Empty(t, h.Report().Phases[lifecycle.PhaseCheckpoint-1].Errors)
+		})
+	}
+}
+
+func TestEachOfTwoHooksOfOneNameIsShownWithItsOwnStack(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		release := make(chan struct{})
+		h := lifecycle.New(nil, lifecycle.Options{})
+		require.NoError(t, h.OnExit(lifecycle.PhaseRelease, "hook", func(context.Context) error { hangInObserver(release); return nil }))
+		require.NoError(t, h.OnExit(lifecycle.PhaseExitModule, "hook", func(context.Context) error { return stubborn(release)(background) }))
+		require.Error(t, h.Exit(within(t, time.Second)))
+		require.ErrorIs(t, h.ForceExit(background), lifecycle.ErrForced)
+		phases := h.Report().Phases
+		first, second := phases[0].Abandoned[0], phases[6].Abandoned[0]
+		require.Equal(t, []string{"hook", "hook"}, []string{first.Name, second.Name})
+		require.Contains(t, first.Stack, "stubborn")
+		require.NotContains(t, first.Stack, "hangInObserver")
+		require.Contains(t, second.Stack, "hangInObserver")
+		close(release)
+	})
+}
+
 // Observers and the logger
 
 func TestAnObserverOrLoggerThatPanicsOrCallsGoexitChangesNothing(t *testing.T) {

@@ -60,7 +60,7 @@ type StuckEvent struct {
 	Host        string
 	Phase       Phase
 	Age         time.Duration // since the phase began
-	Stragglers  []Straggler   // Stack holds the top frames only
+	Stragglers  []Straggler   // one at least; Stack holds the top frames only
 	QueuedBytes int           // as in Status
 }
 

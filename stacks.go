@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"runtime"
 	"runtime/pprof"
 	"slices"
@@ -11,22 +12,32 @@ import (
 	"sync/atomic"
 )
 
-// Every goroutine of a host carries profiler labels: whose it is, for a person
-// who looks at a profile, and an id, by which its stack is found. Goroutines
-// that user code starts inherit the labels, so a stack counts only if one of
+// Every goroutine of a host carries two profiler labels: whose it is, and what it
+// does. They are for a person who looks at a profile, and a stack is found by them.
+// Goroutines that user code starts inherit them, so a stack counts only if one of
 // this package's mains is at its root.
+//
+// The host's is its name and a number, "orders#2", for other hosts of the process
+// may have that name. There are no more than these two, since the time of a
+// goroutine profile goes to writing them down.
 const (
 	labelHost = "lifecycle.host"
 	labelTask = "lifecycle.task"
 	labelHook = "lifecycle.hook"
 	labelLog  = "lifecycle.log"
-	labelID   = "lifecycle.id"
 )
 
-var lastLabel atomic.Uint64
+var hosts atomic.Uint64 // that the process has made
 
-// nextLabel returns an id that no other label of the process has.
-func nextLabel() string { return strconv.FormatUint(lastLabel.Add(1), 36) }
+func newHostLabel(name string) string { return name + "#" + strconv.FormatUint(hosts.Add(1), 10) }
+
+// label is the two labels of a goroutine, as a profile has them.
+type label struct{ host, kind, name string }
+
+// on returns parent with the label.
+func (l label) on(parent context.Context) context.Context {
+	return pprof.WithLabels(parent, pprof.Labels(labelHost, l.host, l.kind, l.name))
+}
 
 const packagePath = "github.com/seed080d9131/lifecycle"
 
@@ -42,7 +53,7 @@ const maxStacks = 64
 // found is a straggler before its stack has been looked up.
 type found struct {
 	Straggler
-	label string // "": it has no goroutine of its own
+	label label // zero: it has no goroutine of its own
 }
 
 // withStacks orders stragglers by age, oldest first, and looks up their stacks.
@@ -52,13 +63,13 @@ func withStacks(all []found) []Straggler { return withStacksOf([][]found{all})[0
 
 // withStacksOf is withStacks for several lists, with one profile.
 func withStacksOf(lists [][]found) [][]Straggler {
-	wanted := map[string]string{}
+	wanted := map[label]string{}
 	for _, all := range lists {
 		slices.SortStableFunc(all, func(a, b found) int {
 			return cmp.Or(-cmp.Compare(a.Age, b.Age), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 		})
 		for i := range all {
-			if all[i].label != "" && len(wanted) < maxStacks {
+			if all[i].label != (label{}) && len(wanted) < maxStacks {
 				wanted[all[i].label] = ""
 			}
 		}
@@ -82,42 +93,54 @@ func withStacksOf(lists [][]found) [][]Straggler {
 	return result
 }
 
-// lookUpStacks fills in, for each label id, the stack of a goroutine that
-// carries it.
+// lookUpStacks fills in, for each label, the stack of a goroutine that carries it.
 //
 // The goroutine profile in its text form is the only public place where labels
 // and stacks stand together: a paragraph for all goroutines of equal stack and
 // labels, with a line "# labels: {…}" and then a line a frame. runtime.Stack
 // knows no labels, and stops the world about eight times as long.
-func lookUpStacks(wanted map[string]string) {
+func lookUpStacks(wanted map[label]string) {
 	var profile bytes.Buffer
 	if pprof.Lookup("goroutine").WriteTo(&profile, 1) != nil {
 		return
 	}
 	for paragraph := range bytes.SplitSeq(profile.Bytes(), []byte("\n\n")) {
-		id := paragraphLabel(paragraph)
-		if stack, ok := wanted[id]; !ok || stack != "" {
+		l := paragraphLabel(paragraph)
+		if stack, ok := wanted[l]; !ok || stack != "" {
 			continue
 		}
-		wanted[id] = readableStack(paragraph)
+		wanted[l] = readableStack(paragraph)
 	}
 }
 
-// paragraphLabel returns the value of labelID; quotes in other labels' values
-// are escaped, so the key can't be mistaken.
-func paragraphLabel(paragraph []byte) string {
-	const key = `"` + labelID + `":"`
-	_, rest, ok := bytes.Cut(paragraph, []byte("# labels: "))
-	if !ok {
-		return ""
-	}
+// paragraphLabel returns the label of a paragraph, zero if it has none. Quotes in
+// the values of others are escaped, so a key can't be mistaken.
+func paragraphLabel(paragraph []byte) label {
+	_, rest, _ := bytes.Cut(paragraph, []byte("# labels: "))
 	line, _, _ := bytes.Cut(rest, []byte("\n"))
-	_, value, ok := bytes.Cut(line, []byte(key))
+	host, ok := labelValue(line, labelHost)
 	if !ok {
-		return ""
+		return label{}
 	}
-	value, _, _ = bytes.Cut(value, []byte(`"`))
-	return string(value)
+	for _, kind := range []string{labelTask, labelHook, labelLog} {
+		if name, ok := labelValue(line, kind); ok {
+			return label{host, kind, name}
+		}
+	}
+	return label{}
+}
+
+// labelValue reads the value of a key from a line of the form
+//
+//	{"key":"value", "other key":"value"}
+func labelValue(line []byte, key string) (value string, ok bool) {
+	_, rest, _ := bytes.Cut(line, []byte(`"`+key+`":`))
+	quoted, err := strconv.QuotedPrefix(string(rest))
+	if err != nil {
+		return "", false
+	}
+	value, err = strconv.Unquote(quoted)
+	return value, err == nil
 }
 
 // readableStack turns the frames of a paragraph, lines of the form

@@ -41,8 +41,7 @@ type tasks struct {
 // group is the tasks of one name.
 type group struct {
 	name string
-	id   string          // its label's value: unique in the process
-	ctx  context.Context // tasks.ctx with the label
+	ctx  context.Context // tasks.ctx with its label
 
 	first, last *block // in the order of their tasks' start; the last has places left, or had
 
@@ -451,7 +450,7 @@ func (ts *tasks) stragglers() []found {
 		if count, start, _ := g.running(); count > 0 {
 			all = append(all, found{
 				Straggler: Straggler{Kind: "task", Name: g.name, Count: count, Age: max(now-start, 0)},
-				label:     g.id,
+				label:     ts.label(g.name),
 			})
 		}
 	}
@@ -493,9 +492,11 @@ func (g *group) running() (count int, start, every time.Duration) {
 	return count, start, every
 }
 
+func (ts *tasks) label(name string) label { return label{ts.host.label, labelTask, name} }
+
 func (ts *tasks) newGroup(name string) *group {
-	g := &group{name: name, id: nextLabel()}
-	g.ctx = pprof.WithLabels(ts.ctx, pprof.Labels(labelHost, ts.host.name, labelTask, name, labelID, g.id))
+	g := &group{name: name}
+	g.ctx = ts.label(name).on(ts.ctx)
 	ts.groups[name] = g
 	ts.crowded.Store(len(ts.groups) > keptGroups)
 	return g

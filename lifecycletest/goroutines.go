@@ -175,7 +175,7 @@ func isStandard(function string) bool {
 }
 
 // remaining returns the stacks of the goroutines that carry a host's labels: its
-// own, and those that its tasks and hooks have started. Those whose label ids were
+// own, and those that its tasks and hooks have started. Those whose labels were
 // there before the host was are another's of the same name. What is on its way out
 // gets the time to end.
 func remaining(host string, before map[string]bool, ignored []string) []string {
@@ -187,7 +187,7 @@ func remaining(host string, before map[string]bool, ignored []string) []string {
 	for try := range tries {
 		left = left[:0]
 		for _, g := range labelled() {
-			if g.host == host && !before[g.id] && !isIgnored(g.stack, ignored) {
+			if g.name == host && !before[g.label] && !isIgnored(g.stack, ignored) {
 				left = append(left, g.stack)
 			}
 		}
@@ -204,8 +204,8 @@ func remaining(host string, before map[string]bool, ignored []string) []string {
 // labelledGoroutine is a goroutine, or some with equal labels and stacks, of a host
 // or started by its tasks or hooks.
 type labelledGoroutine struct {
-	host  string
-	id    string // of whatever task or hook it is or was started by: unique in the process
+	label string // of its host: unique in the process
+	name  string // of its host
 	stack string
 }
 
@@ -223,7 +223,9 @@ func labelled() []labelledGoroutine {
 		}
 		line, frames, _ := strings.Cut(rest, "\n")
 		labels := parseLabels(line)
-		if labels["lifecycle.id"] == "" {
+		label := labels["lifecycle.host"]
+		i := strings.LastIndexByte(label, '#')
+		if i < 0 {
 			continue
 		}
 		var b strings.Builder
@@ -238,7 +240,7 @@ func labelled() []labelledGoroutine {
 			}
 			b.WriteString(function + "\n\t" + fields[len(fields)-1] + "\n")
 		}
-		all = append(all, labelledGoroutine{labels["lifecycle.host"], labels["lifecycle.id"], strings.TrimSpace(b.String())})
+		all = append(all, labelledGoroutine{label, label[:i], strings.TrimSpace(b.String())})
 	}
 	return all
 }
@@ -263,13 +265,13 @@ func parseLabels(line string) map[string]string {
 	return labels
 }
 
-// labelIDs are the ids of the labels that some goroutine carries.
-func labelIDs() map[string]bool {
-	ids := map[string]bool{}
+// hostLabels are the hosts' labels that some goroutine carries.
+func hostLabels() map[string]bool {
+	all := map[string]bool{}
 	for _, g := range labelled() {
-		ids[g.id] = true
+		all[g.label] = true
 	}
-	return ids
+	return all
 }
 
 func isIgnored(stack string, ignored []string) bool {

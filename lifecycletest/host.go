@@ -39,7 +39,7 @@ func New(t testing.TB, log lifecycle.Log, opts ...HostOption) *lifecycle.Host {
 	if c.options.Name == "" {
 		c.options.Name, release = names.take(t.Name())
 	}
-	before := labelIDs()
+	before := hostLabels()
 	m := newMonitor()
 	m.opener, m.bubble = goroutine()
 	remove := seam.Install(func(host any) seam.Watch {

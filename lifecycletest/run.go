@@ -71,7 +71,7 @@ func (r *run) add(problems ...problem) {
 func (r *run) main() {
 	_, r.bubble = goroutine()
 	if r.bubble == "" {
-		r.before = labelIDs()
+		r.before = hostLabels()
 	}
 	defer r.tb.cancel()
 

@@ -757,7 +757,7 @@ func (r *round) check(t *testing.T, read func() [][]byte) {
 
 // goroutines counts those that carry the host's label, when each has had time to return.
 func (r *round) goroutines() int {
-	label, n := fmt.Appendf(nil, `"lifecycle.host":%q`, r.name), 0
+	label, n := fmt.Appendf(nil, `"lifecycle.host":"%s#`, r.name), 0
 	for range 1000 {
 		var profile bytes.Buffer
 		_ = pprof.Lookup("goroutine").WriteTo(&profile, 1)
