@@ -13,7 +13,7 @@ import (
 	"github.com/seed080d9131/lifecycle/benchmarks/peers"
 )
 
-// frameBytes is what ours adds to a record that is a batch of its own: the bare loop writes as much.
+// frameBytes is what ours adds to a record that is a batch of its own, 4 of them for each record: a bare loop writes as much.
 const frameBytes = 48 + 4
 
 // asked is what the bars ask of durable commits: of the limit, of pebble's Set, and of every other peer.
@@ -64,6 +64,12 @@ func (e *env) commits(committers, size int, ask asked) error {
 		}}
 	}
 	candidates := []harness.Candidate{e.committer(peers.Ours, committers, size), limit}
+	if committers > 1 && committers <= 64 { // what the limit's page would be if it held as much as a batch of ours
+		candidates = append(candidates, harness.Candidate{Name: "bare loop", Measure: func() (float64, error) {
+			result, err := zeroed.Records((frameBytes-4+committers*(4+size)+7)&^7, e.warmup, e.measure)
+			return result.PerSecond * float64(committers), err
+		}})
+	}
 	serial := map[string]bool{}
 	for _, peer := range peers.All() {
 		if !e.wanted(peer, committers) {
@@ -72,13 +78,20 @@ func (e *env) commits(committers, size int, ask asked) error {
 		serial[peer.Name] = peer.Serial && committers > 1
 		candidates = append(candidates, e.committer(peer, committers, size))
 	}
+	if committers >= someCommitters {
+		candidates = append(candidates, e.committer(peers.Peer{Name: checkpointed, Open: peers.OpenCheckpointed}, committers, size))
+	}
 	samples := e.interleave(name, candidates)
 	ours := samples[peers.Ours.Name]
 	for _, c := range candidates[1:] {
 		required := ask.others
 		switch {
+		case c.Name == checkpointed:
+			continue
 		case c.Name == limit.Name:
 			required = ask.limit
+		case c.Name == "bare loop", c.Name == logWriter && committers >= manyCommitters:
+			required = bound{}
 		case c.Name == "pebble Set":
 			required = ask.pebble
 		case serial[c.Name]:
@@ -86,8 +99,23 @@ func (e *env) commits(committers, size int, ask asked) error {
 		}
 		e.add(name, "commits/s", c.Name, ours, samples[c.Name], required)
 	}
+	if committers >= someCommitters {
+		e.add(name+", "+checkpointed, "commits/s", limit.Name, samples[checkpointed], samples[limit.Name], ask.limit)
+		e.add(name+", "+checkpointed, "commits/s", "pebble Set", samples[checkpointed], samples["pebble Set"], ask.pebble)
+		e.add(name+", "+checkpointed, "commits/s", logWriter, samples[checkpointed], samples[logWriter], ask.others)
+	}
 	return nil
 }
+
+// A file that has been written before, as the limit's and the LogWriter's have, costs less than a new one. Ours writes over such
+// files where the server makes checkpoints. Without them it writes zeros ahead, which some committers feel; many fill their batches
+// so well that it writes into growing files instead, which cost more, so that only after checkpoints the LogWriter's terms are equal.
+const (
+	someCommitters = 64
+	manyCommitters = 512
+	checkpointed   = "after checkpoints"
+	logWriter      = "pebble LogWriter"
+)
 
 // wanted leaves out what tells nothing: group commits around one committer, and most of those who write one after
 // another where there are many. Quick takes those who have been found ahead of the others.

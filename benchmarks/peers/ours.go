@@ -33,21 +33,60 @@ func Recycled(dir string, bytes int64) (*commitlog.Log, error) {
 	if err != nil || bytes == 0 {
 		return log, err
 	}
-	batch := [][]byte{make([]byte, 64<<10)}
-	// The segments before the first full one, which are not kept, and the last, which is not given up, come on top.
-	for written := int64(0); err == nil && written < bytes+4*commitlog.DefaultSegmentBytes; written += int64(len(batch[0])) {
-		err = log.Append(batch)
-	}
-	if err == nil {
-		err = log.Sync()
-	}
-	if err == nil {
-		err = log.TruncateBefore(log.Next())
-	}
-	if err != nil {
+	if err := writeAndTruncate(log, bytes); err != nil {
 		return nil, errors.Join(err, log.Close())
 	}
 	return log, nil
+}
+
+// writeAndTruncate writes so many bytes and what comes on top: the segments before the first full one, which are not kept,
+// and the last, which is not given up.
+func writeAndTruncate(log *commitlog.Log, bytes int64) error {
+	batch := [][]byte{make([]byte, 64<<10)}
+	for written := int64(0); written < bytes+4*commitlog.DefaultSegmentBytes; written += int64(len(batch[0])) {
+		if err := log.Append(batch); err != nil {
+			return err
+		}
+	}
+	if err := log.Sync(); err != nil {
+		return err
+	}
+	return log.TruncateBefore(log.Next())
+}
+
+// OpenCheckpointed opens ours, with the zero Options, in a server that has made its first checkpoint and makes another after
+// every 64 MiB: it gives the log before up, and the log writes over those files.
+func OpenCheckpointed(dir string) (Committer, error) {
+	log, err := commitlog.Open(dir, commitlog.Options{})
+	if err != nil {
+		return nil, err
+	}
+	if err := writeAndTruncate(log, 2*commitlog.DefaultSegmentBytes); err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+	due, since := make(chan struct{}, 1), 0
+	host := lifecycle.New(log, lifecycle.Options{Observer: lifecycle.Observer{Synced: func(e lifecycle.SyncEvent) {
+		if since += e.Bytes; since >= 64<<20 {
+			since = 0
+			select {
+			case due <- struct{}{}:
+			default:
+			}
+		}
+	}}})
+	err = host.Go("checkpoint", func(ctx context.Context) error {
+		for {
+			select {
+			case <-due:
+			case <-ctx.Done():
+				return nil
+			}
+			if err := log.TruncateBefore(host.Durability().Durable()); err != nil {
+				return err
+			}
+		}
+	})
+	return ours{host}, err
 }
 
 func (o ours) Commit(b []byte) error {
