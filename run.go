@@ -19,7 +19,8 @@ type RunOptions struct {
 	// Grace + Flush, and a moment, is what a supervisor has to allow
 	// (terminationGracePeriodSeconds, TimeoutStopSec).
 	Flush time.Duration
-	// Signals begin the exit; a second one forces it. nil: SIGINT and SIGTERM.
+	// Signals begin the exit; a second one forces it, whoever has begun it. nil:
+	// SIGINT and SIGTERM.
 	Signals []os.Signal
 	// Logger gets what begins the exit, how long it may take at worst, and what
 	// forces it. nil: silent.
@@ -65,8 +66,10 @@ func Run(ctx context.Context, e Exiter, opts RunOptions) error {
 	}
 
 	var why string
+	came := 0
 	select {
 	case s := <-signals:
+		came++
 		why = "signal " + s.String()
 	case <-e.Exiting():
 		why = "it began by itself"
@@ -83,10 +86,17 @@ func Run(ctx context.Context, e Exiter, opts RunOptions) error {
 	watching := make(chan struct{})
 	go func() { // ends with grace
 		defer close(watching)
-		select {
-		case s := <-signals:
-			force(fmt.Errorf("a second signal, %v, came", s))
-		case <-grace.Done():
+		for {
+			select {
+			case s := <-signals:
+				if came++; came == 2 {
+					force(fmt.Errorf("a second signal, %v, came", s))
+					return
+				}
+				opts.Logger.Info("a signal while the exit is under way; another one forces it", "signal", s.String())
+			case <-grace.Done():
+				return
+			}
 		}
 	}()
 	err := e.Exit(grace)
