@@ -258,7 +258,7 @@ func (e *exit) endHook(k hook, report HookReport, err error) {
 	current.Hooks = append(current.Hooks, report)
 	h.mu.Unlock()
 	if f := h.observer.HookEnd; f != nil {
-		event := HookEvent{Host: h.name, Phase: k.phase, Hook: k.name, Duration: report.Duration, Err: err}
+		event := HookEvent{Host: h.name, Phase: k.phase, Hook: k.name, Duration: report.Duration, Err: err, Skipped: report.Skipped, Abandoned: report.Abandoned}
 		e.observe(inHookEnd, func() { f(event) })
 	}
 }

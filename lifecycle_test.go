@@ -1296,7 +1296,10 @@ func TestForceExitLeavesBehindByNameAndDrainsWhatWasAccepted(t *testing.T) {
 func TestForceExitSkipsHooksThatHaveNotBegunButRunsReleaseHooks(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		var j journal
-		h := lifecycle.New(nil, lifecycle.Options{})
+		var ends journal
+		h := lifecycle.New(nil, lifecycle.Options{Observer: lifecycle.Observer{HookEnd: func(e lifecycle.HookEvent) {
+			ends.addf("%s %t %t %t", e.Hook, e.Skipped, e.Abandoned, errors.Is(e.Err, lifecycle.ErrForced))
+		}}})
 		release := make(chan struct{})
 		add := func(p lifecycle.Phase, name string, f func(context.Context) error) {
 			require.NoError(t, h.OnExit(p, name, func(ctx context.Context) error { j.add(name); return f(ctx) }))
@@ -1321,6 +1324,10 @@ func TestForceExitSkipsHooksThatHaveNotBegunButRunsReleaseHooks(t *testing.T) {
 		err := h.ForceExit(expired())
 		require.ErrorIs(t, err, lifecycle.ErrForced)
 		require.Equal(t, []string{"stuck", "release that hangs", "release that obeys", "release"}, j.all())
+		require.Equal(t, []string{
+			"stuck false true true", "not begun true false true", "checkpoint true false true",
+			"release that hangs false true true", "release that obeys false false false", "release false false false",
+		}, ends.all())
 		r := h.Report()
 		require.True(t, r.Phases[0].Hooks[0].Abandoned)
 		require.True(t, r.Phases[0].Hooks[1].Skipped)

@@ -40,11 +40,13 @@ type PhaseEvent struct {
 
 // HookEvent is the end of a hook.
 type HookEvent struct {
-	Host     string
-	Phase    Phase
-	Hook     string
-	Duration time.Duration
-	Err      error // a *HookError; nil: it returned nil
+	Host      string
+	Phase     Phase
+	Hook      string
+	Duration  time.Duration
+	Err       error // a *HookError; ErrForced if it was skipped or abandoned; nil: it returned nil
+	Skipped   bool  // by ForceExit, before it began
+	Abandoned bool  // by ForceExit, while it ran
 }
 
 // TaskEvent is the end of a task.
