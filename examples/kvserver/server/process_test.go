@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"bufio"
@@ -35,7 +35,7 @@ func build(t *testing.T) string {
 		t.Skip("there is no SIGTERM to send")
 	}
 	path := filepath.Join(t.TempDir(), "kvserver")
-	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
+	out, err := exec.Command("go", "build", "-o", path, "..").CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	return path
 }

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"fmt"
@@ -10,20 +10,24 @@ import (
 	"github.com/seed080d9131/lifecycle/lifecyclehttp"
 )
 
-// debugServer is the status page and the probes, on a listener of their own: they
-// are needed most while the exit runs, whose first phase shuts the other one down.
+// debugServer is the status page, the probes and what a main has added, on a
+// listener of their own: they are needed most while the exit runs, whose first phase
+// shuts the other one down.
 type debugServer struct {
 	server *http.Server
 	addr   net.Addr
 	ended  chan struct{}
 }
 
-func serveDebug(addr string, host *lifecycle.Host, logger *slog.Logger) (*debugServer, error) {
+func serveDebug(addr string, host *lifecycle.Host, more map[string]http.Handler, logger *slog.Logger) (*debugServer, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("-debug: %w", err)
 	}
 	mux := http.NewServeMux()
+	for pattern, handler := range more {
+		mux.Handle(pattern, handler)
+	}
 	mux.Handle("/debug/lifecycle", lifecyclehttp.Status(host))
 	mux.Handle("/readyz", lifecyclehttp.Ready(host))
 	mux.Handle("/livez", lifecyclehttp.Live(host))

@@ -1,10 +1,11 @@
-package main
+package server
 
 import (
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +24,9 @@ import (
 	"github.com/seed080d9131/lifecycle"
 	"github.com/seed080d9131/lifecycle/commitlog"
 )
+
+// run is the program as it is without what a main may add.
+func run(args []string, stdout, stderr io.Writer) int { return Main(args, stdout, stderr, Options{}) }
 
 var silent = slog.New(slog.DiscardHandler)
 
@@ -175,7 +180,9 @@ func TestOnceTheExitHasBegunRequestsAreRefused(t *testing.T) {
 	require.Equal(t, 503, ask(s, t.Context(), "GET", "/metrics", "").Code)
 	require.Equal(t, 503, ask(s, t.Context(), "GET", "/status", "").Code)
 
-	debug, err := serveDebug("127.0.0.1:0", s.host, slog.New(slog.DiscardHandler))
+	debug, err := serveDebug("127.0.0.1:0", s.host, map[string]http.Handler{
+		"GET /more": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "a main's own") }),
+	}, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	defer debug.close()
 	get := func(path string) (int, string) {
@@ -193,6 +200,9 @@ func TestOnceTheExitHasBegunRequestsAreRefused(t *testing.T) {
 	require.Equal(t, 503, code)
 	code, _ = get("/livez")
 	require.Equal(t, 200, code)
+	code, more := get("/more")
+	require.Equal(t, 200, code)
+	require.Equal(t, "a main's own", more)
 	call.Leave()
 	require.NoError(t, s.host.Exit(t.Context()))
 	code, _ = get("/livez")
@@ -307,6 +317,26 @@ func TestALoadRunLosesNothing(t *testing.T) {
 		require.Contains(t, stdout.String(), ": clean in")
 		require.Contains(t, stderr.String(), `why="signal terminated"`)
 	}
+}
+
+func TestTheHostIsMadeAsAMainWantsIt(t *testing.T) {
+	var txs, syncs atomic.Int64
+	var host *lifecycle.Host
+	newHost := func(log lifecycle.Log, opts lifecycle.Options) *lifecycle.Host {
+		opts.Observer = lifecycle.MultiObserver(opts.Observer, lifecycle.Observer{Synced: func(e lifecycle.SyncEvent) {
+			txs.Add(int64(e.Txs))
+			syncs.Add(1)
+		}})
+		host = lifecycle.New(log, opts)
+		return host
+	}
+	var stdout, stderr syncBuffer
+	code := Main([]string{"-load", "200ms", "-clients", "4"}, &stdout, &stderr, Options{NewHost: newHost})
+	require.Zero(t, code, "%s\n%s", &stdout, &stderr)
+	require.Positive(t, txs.Load())
+	require.EqualValues(t, host.Durability().Durable(), txs.Load())
+	// The server's own observer was told as well.
+	require.Contains(t, stderr.String(), fmt.Sprintf("commits=%d syncs=%d ", txs.Load(), syncs.Load()))
 }
 
 func TestAForcedExitInMidLoadLosesNothing(t *testing.T) {

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"context"
@@ -28,7 +28,7 @@ type tasks struct {
 func (t *tasks) start(c config) error {
 	var stuck error
 	if c.stuck {
-		stuck = t.host.Go("index rebuild", rebuildIndex)
+		stuck = t.host.Go("index rebuild", c.Stuck)
 	}
 	return errors.Join(
 		stuck,
