@@ -45,7 +45,8 @@ type Options struct {
 // Locks: gathering before mu or a series' mu, and those two never together. Only
 // scrapes wait for gathering.
 type Collector struct {
-	label func(label, name string) string
+	label      func(label, name string) string
+	histograms histograms
 
 	gathering sync.Mutex // guards the fields of series and watched that are said to be its own
 
@@ -58,10 +59,11 @@ type Collector struct {
 // NewCollector makes a Collector without hosts.
 func NewCollector(opts Options) *Collector {
 	return &Collector{
-		label:   opts.Label,
-		series:  map[string]*series{},
-		watched: map[*watched]struct{}{},
-		sweepAt: minSweep,
+		label:      opts.Label,
+		histograms: newHistograms(),
+		series:     map[string]*series{},
+		watched:    map[*watched]struct{}{},
+		sweepAt:    minSweep,
 	}
 }
 
@@ -102,7 +104,7 @@ func (c *Collector) seriesOf(host string) *series {
 	defer c.mu.Unlock()
 	s := c.series[value]
 	if s == nil {
-		s = newSeries(value)
+		s = newSeries(value, c.histograms)
 		c.series[value] = s
 	}
 	return s
@@ -156,6 +158,9 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range descs {
 		ch <- desc
 	}
+	for _, h := range c.histograms.all() {
+		h.Describe(ch)
+	}
 }
 
 // Collect implements prometheus.Collector. It waits for no host, whatever those are
@@ -163,6 +168,9 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for _, metric := range c.gather() {
 		ch <- metric
+	}
+	for _, h := range c.histograms.all() { // after what has ended was added to them
+		h.Collect(ch)
 	}
 }
 

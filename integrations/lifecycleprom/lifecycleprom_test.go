@@ -638,9 +638,14 @@ func TestALogThatFailsIsCountedOnceWhereverItFails(t *testing.T) {
 			log.FailAt(op, 1, errBroken)
 			host := p.NewHost(log, lifecycle.Options{Name: "orders"})
 			if op == lifecycletest.Append || op == lifecycletest.Sync {
-				_, err := host.Durability().Commit(t.Context(), []byte("a"))
+				call, err := host.Enter() // the exit waits for it
+				require.NoError(t, err)
+				_, err = host.Durability().Commit(t.Context(), []byte("a"))
 				require.ErrorIs(t, err, errBroken)
-				p.scrape()
+				s := p.scrape()
+				require.EqualValues(t, 1, s[`log_failures_total{host="orders"}`])
+				require.Equal(t, 1.0, s[`hosts{host="orders",state="running"}`]+s[`hosts{host="orders",state="exiting"}`])
+				call.Leave()
 			}
 			require.ErrorIs(t, host.Exit(t.Context()), errBroken)
 			for range 2 {
@@ -679,6 +684,7 @@ func TestLabelMakesFewSeriesOfManyNames(t *testing.T) {
 		s := p.scrape()
 		require.EqualValues(t, 50, s[`exit_stragglers{host="host:db",kind="task",name="name:import",phase="await tasks"}`])
 		require.EqualValues(t, 50, s[`tasks_running{host="host:db",task="task:import"}`])
+		require.EqualValues(t, 3, s[`task_oldest_age_seconds{host="host:db",task="task:import"}`])
 		require.EqualValues(t, 50, s[`exiting_hosts{host="host:db",phase="await tasks"}`])
 		require.EqualValues(t, 50, s[`task_ticks_total{host="host:db",task="task:cleanup"}`])
 		close(held)

@@ -12,8 +12,9 @@ import (
 // series is what is shown under one value of the label "host". It stays for as long
 // as the Collector.
 type series struct {
-	host string
-	made time.Time
+	host                         string
+	latency, transactions, bytes prometheus.Observer
+	phase                        prometheus.ObserverVec
 
 	mu sync.Mutex // guards what follows
 
@@ -22,10 +23,8 @@ type series struct {
 	outcomes                             map[string]uint64
 
 	// As it was announced; and, for hosts that have ended, what was not.
-	tasks                        map[string]*taskSums
-	hooks                        map[hook]*hookSums
-	phases                       [lastPhase + 1]*histogram // nil: none has ended
-	latency, transactions, bytes histogram
+	tasks map[string]*taskSums
+	hooks map[hook]*hookSums
 }
 
 type taskSums struct {
@@ -44,41 +43,31 @@ type hookSums struct {
 	took          time.Duration
 }
 
-func newSeries(host string) *series {
+func newSeries(host string, h histograms) *series {
 	return &series{
 		host:         host,
-		made:         time.Now(),
+		latency:      h.latency.WithLabelValues(host),
+		transactions: h.transactions.WithLabelValues(host),
+		bytes:        h.bytes.WithLabelValues(host),
+		phase:        h.phase.MustCurryWith(prometheus.Labels{"host": host}),
 		outcomes:     map[string]uint64{},
 		tasks:        map[string]*taskSums{},
 		hooks:        map[hook]*hookSums{},
-		latency:      newHistogram(latencyBuckets),
-		transactions: newHistogram(transactionBuckets),
-		bytes:        newHistogram(byteBuckets),
 	}
 }
 
 // synced runs on the durability actor, which writes its next batch when it has
-// returned.
+// returned. It takes no lock.
 func (s *series) synced(e lifecycle.SyncEvent) {
 	if e.Err != nil {
 		return // Status keeps it
 	}
-	s.mu.Lock()
-	s.latency.observe(e.Duration.Seconds())
-	s.transactions.observe(float64(e.Txs))
-	s.bytes.observe(float64(e.Bytes))
-	s.mu.Unlock()
+	s.latency.Observe(e.Duration.Seconds())
+	s.transactions.Observe(float64(e.Txs))
+	s.bytes.Observe(float64(e.Bytes))
 }
 
 // The rest is called with mu held.
-
-func (s *series) phase(p lifecycle.Phase) *histogram {
-	if s.phases[p] == nil {
-		h := newHistogram(phaseBuckets)
-		s.phases[p] = &h
-	}
-	return s.phases[p]
-}
 
 func (s *series) task(value string) *taskSums {
 	t := s.tasks[value]
@@ -104,7 +93,7 @@ func (s *series) addHook(k hook, took time.Duration, skipped, failed bool) {
 	}
 }
 
-// metrics appends everything that there is to show: the sums, and now. It takes mu.
+// metrics appends what there is to show beside the histograms: the sums, and now. It takes mu.
 func (s *series) metrics(now *moment, to []prometheus.Metric) []prometheus.Metric {
 	add := func(desc *prometheus.Desc, kind prometheus.ValueType, value float64, labels ...string) {
 		m, err := prometheus.NewConstMetric(desc, kind, value, append([]string{s.host}, labels...)...)
@@ -134,10 +123,6 @@ func (s *series) metrics(now *moment, to []prometheus.Metric) []prometheus.Metri
 	counter(lostDesc, s.lost)
 	gauge(queueDesc, float64(now.queued))
 	gauge(callsDesc, float64(now.calls))
-	to = append(to,
-		s.latency.metric(latencyDesc, s.made, s.host),
-		s.transactions.metric(transactionsDesc, s.made, s.host),
-		s.bytes.metric(bytesDesc, s.made, s.host))
 	counter(logFailuresDesc, s.logFailures+now.logFailures)
 
 	for name, sums := range s.tasks { // of those alive too
@@ -160,11 +145,6 @@ func (s *series) metrics(now *moment, to []prometheus.Metric) []prometheus.Metri
 		counter(taskFailuresDesc, sums.failures, name)
 	}
 
-	for p, h := range s.phases {
-		if h != nil {
-			to = append(to, h.metric(phaseDesc, s.made, s.host, lifecycle.Phase(p).String()))
-		}
-	}
 	for k, sums := range s.hooks {
 		m, err := prometheus.NewConstSummary(hookDesc, sums.ran, sums.took.Seconds(), nil, s.host, k.phase.String(), k.name)
 		if err != nil {

@@ -27,7 +27,8 @@ type ticks struct{ all, failed int64 }
 
 const lastPhase = lifecycle.PhaseRelease
 
-// observer is what the host tells. Each func takes the series' lock for a moment.
+// observer is what the host tells. All but Synced take the series' lock, for a
+// moment.
 func (w *watched) observer() lifecycle.Observer {
 	return lifecycle.Observer{
 		PhaseEnd: w.phaseEnd,
@@ -55,7 +56,7 @@ func (w *watched) addPhase(p lifecycle.Phase, took time.Duration) {
 		return
 	}
 	w.phases[p] = true
-	w.series.phase(p).observe(took.Seconds())
+	w.series.phase.WithLabelValues(p.String()).Observe(took.Seconds())
 }
 
 // takeTicks is called with no lock held.
