@@ -540,31 +540,34 @@ func TestHostsThatNobodyScrapesAreNotKeptForEver(t *testing.T) {
 }
 
 func TestTwoHostsOfOneNameAreOneSeries(t *testing.T) {
-	p := newProm(t, lifecycleprom.Options{})
-	var hosts []*lifecycle.Host
-	for range 2 {
-		host := p.NewHost(&lifecycletest.Log{}, lifecycle.Options{}) // both get the default name
-		hosts = append(hosts, host)
-		commit(t, host, "a", "b")
-		_, err := host.Enter()
-		require.NoError(t, err)
-		require.NoError(t, host.Go("import", func(ctx context.Context) error { <-ctx.Done(); return nil }))
-	}
-	for name, want := range map[string]float64{
-		`hosts{host="host",state="running"}`:        2,
-		`calls_in_flight{host="host"}`:              2,
-		`tasks_running{host="host",task="import"}`:  2,
-		`transactions_durable_total{host="host"}`:   4,
-		`sync_duration_seconds_count{host="host"}`:  4,
-		`exits_total{host="host",outcome="forced"}`: 0,
-	} {
-		require.Equal(t, want, p.scrape()[name], name)
-	}
-	for _, host := range hosts {
-		require.Error(t, host.ForceExit(t.Context())) // the call never leaves
-	}
-	require.EqualValues(t, 2, p.scrape()[`exits_total{host="host",outcome="forced"}`])
-	require.EqualValues(t, 4, p.scrape()[`transactions_durable_total{host="host"}`])
+	synctest.Test(t, func(t *testing.T) {
+		p := newProm(t, lifecycleprom.Options{})
+		var hosts []*lifecycle.Host
+		for range 2 {
+			host := p.NewHost(&lifecycletest.Log{}, lifecycle.Options{}) // both get the default name
+			hosts = append(hosts, host)
+			commit(t, host, "a", "b")
+			_, err := host.Enter()
+			require.NoError(t, err)
+			require.NoError(t, host.Go("import", func(ctx context.Context) error { <-ctx.Done(); return nil }))
+		}
+		synctest.Wait() // the observer is told after those who wait
+		for name, want := range map[string]float64{
+			`hosts{host="host",state="running"}`:        2,
+			`calls_in_flight{host="host"}`:              2,
+			`tasks_running{host="host",task="import"}`:  2,
+			`transactions_durable_total{host="host"}`:   4,
+			`sync_duration_seconds_count{host="host"}`:  4,
+			`exits_total{host="host",outcome="forced"}`: 0,
+		} {
+			require.Equal(t, want, p.scrape()[name], name)
+		}
+		for _, host := range hosts {
+			require.Error(t, host.ForceExit(t.Context())) // the call never leaves
+		}
+		require.EqualValues(t, 2, p.scrape()[`exits_total{host="host",outcome="forced"}`])
+		require.EqualValues(t, 4, p.scrape()[`transactions_durable_total{host="host"}`])
+	})
 }
 
 func TestAForcedExitThatPassesObserversOverIsCountedInFullAndOnce(t *testing.T) {
