@@ -1,0 +1,480 @@
+package lifecyclesystemd
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed080d9131/lifecycle"
+	"github.com/seed080d9131/lifecycle/lifecycletest"
+)
+
+// systemd keeps what it is told, and when, in the time of a bubble.
+type systemd struct {
+	mu    sync.Mutex
+	start time.Time
+	got   []string // "5s READY=1", without STATUS lines
+	texts []string
+	err   error         // that every message meets
+	takes time.Duration // that every message does
+}
+
+func newSystemd() *systemd { return &systemd{start: time.Now()} }
+
+func (s *systemd) send(message string) error {
+	time.Sleep(s.takes)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return s.err
+	}
+	for line := range strings.SplitSeq(message, "\n") {
+		if text, ok := strings.CutPrefix(line, "STATUS="); ok {
+			s.texts = append(s.texts, text)
+			continue
+		}
+		s.got = append(s.got, time.Since(s.start).String()+" "+line)
+	}
+	return nil
+}
+
+// take returns what has come since the last take.
+func (s *systemd) take() (got []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	got, s.got = s.got, nil
+	return got
+}
+
+func (s *systemd) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
+}
+
+// begun returns a Notifier of src with looks at full seconds, after its READY.
+func begun(t *testing.T, s *systemd, src Source) *Notifier {
+	t.Helper()
+	n, err := start(src, Options{Still: 30 * time.Second}, s.send, 0)
+	require.NoError(t, err)
+	told, err := n.Ready("serving")
+	require.NoError(t, err)
+	require.True(t, told)
+	require.Equal(t, []string{"0s READY=1"}, s.take())
+	return n
+}
+
+// settle lets two looks pass. The first may have come before an exit was where it
+// stands still.
+func settle(s *systemd) {
+	time.Sleep(2 * time.Second)
+	synctest.Wait()
+	s.take()
+}
+
+const extend = " EXTEND_TIMEOUT_USEC=30000000"
+
+func TestSystemdHearsReadyThenStoppingThenExtensionsOnlyWhileThereIsProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := lifecycle.New(nil, lifecycle.Options{Name: "orders"})
+		s := newSystemd()
+		n := begun(t, s, h)
+		var calls []lifecycle.Call
+		for range 3 {
+			call, err := h.Enter()
+			require.NoError(t, err)
+			calls = append(calls, call)
+		}
+		stuck := make(chan struct{})
+		require.NoError(t, h.Go("stuck", func(context.Context) error { <-stuck; return nil }))
+		time.Sleep(time.Hour)
+		require.Empty(t, s.take(), "a service that runs asks for time")
+
+		h.Fail(nil)
+		synctest.Wait()
+		require.Equal(t, []string{"1h0m0s STOPPING=1"}, s.take())
+		time.Sleep(10 * time.Second)
+		require.Empty(t, s.take(), "an exit that stands still asks for time")
+
+		for _, call := range calls {
+			time.Sleep(1500 * time.Millisecond)
+			call.Leave()
+		}
+		time.Sleep(5500 * time.Millisecond)
+		synctest.Wait()
+		// Left at 1h0m11.5s, 13s and 14.5s. The second at the very moment of a look.
+		got := s.take()
+		require.Contains(t, [][]string{
+			{"1h0m12s" + extend, "1h0m13s" + extend, "1h0m15s" + extend},
+			{"1h0m12s" + extend, "1h0m14s" + extend, "1h0m15s" + extend},
+		}, got)
+
+		time.Sleep(time.Hour) // and nobody moves
+		require.Empty(t, s.take(), "an exit that stands still asks for time")
+		close(stuck)
+		require.NoError(t, h.Exit(t.Context()))
+		require.NoError(t, n.Wait())
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		require.Equal(t, "serving", s.texts[0])
+		require.Equal(t, "exiting: exit module, 3 calls, 1 task", s.texts[1])
+		require.Equal(t, "exiting: await tasks, 1 task", s.texts[len(s.texts)-1])
+	})
+}
+
+// Each step of a kind happens between two looks, and nothing else does.
+func TestEachKindOfProgressIsSeenOnceAndNothingElseIs(t *testing.T) {
+	type world struct {
+		host  *lifecycle.Host
+		log   *lifecycletest.Log
+		n     *Notifier
+		steps []func() // each is a progress; the exit ends with the last
+	}
+	gates := func(w *world, n int) []chan struct{} {
+		all := make([]chan struct{}, n)
+		for i := range all {
+			all[i] = make(chan struct{})
+			w.steps = append(w.steps, func() { close(all[i]) })
+		}
+		return all
+	}
+	for name, prepare := range map[string]func(t *testing.T, w *world){
+		"calls that leave": func(t *testing.T, w *world) {
+			for range 3 {
+				call, err := w.host.Enter()
+				require.NoError(t, err)
+				w.steps = append(w.steps, call.Leave)
+			}
+		},
+		"tasks that end": func(t *testing.T, w *world) {
+			for _, gate := range gates(w, 3) {
+				require.NoError(t, w.host.Go("task", func(context.Context) error { <-gate; return nil }))
+			}
+		},
+		"hooks that end, of one phase": func(t *testing.T, w *world) {
+			all := gates(w, 4)
+			for i := range all { // last registered first
+				gate := all[len(all)-1-i]
+				require.NoError(t, w.host.OnExit(lifecycle.PhaseCheckpoint, "hook", func(context.Context) error { <-gate; return nil }))
+			}
+		},
+		"phases": func(t *testing.T, w *world) {
+			for i, gate := range gates(w, 3) {
+				p := []lifecycle.Phase{lifecycle.PhaseExitModule, lifecycle.PhaseCheckpoint, lifecycle.PhaseRelease}[i]
+				require.NoError(t, w.host.OnExit(p, "hook", func(context.Context) error { <-gate; return nil }))
+			}
+		},
+		"batches that become durable": func(t *testing.T, w *world) {
+			call, err := w.host.Enter() // it appends during the exit, too
+			require.NoError(t, err)
+			appendOne := func() {
+				_, err := w.host.Durability().Append(t.Context(), []byte("tx"))
+				require.NoError(t, err)
+			}
+			_, releaseFirst := w.log.BlockAt(lifecycletest.Sync, 1)
+			_, releaseSecond := w.log.BlockAt(lifecycletest.Sync, 2)
+			appendOne()
+			synctest.Wait() // the first batch is on its way
+			appendOne()
+			w.steps = append(w.steps, releaseFirst, releaseSecond, call.Leave)
+		},
+		"marks": func(t *testing.T, w *world) {
+			call, err := w.host.Enter()
+			require.NoError(t, err)
+			w.steps = append(w.steps, w.n.Progress, w.n.Progress, call.Leave)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := &lifecycletest.Log{}
+				w := &world{host: lifecycle.New(log, lifecycle.Options{}), log: log}
+				s := newSystemd()
+				w.n = begun(t, s, w.host)
+				prepare(t, w)
+				time.Sleep(100 * time.Millisecond) // looks are between steps
+				w.host.Fail(nil)
+				synctest.Wait()
+				require.Equal(t, []string{"100ms STOPPING=1"}, s.take())
+				settle(s)
+				for i, step := range w.steps {
+					time.Sleep(30 * time.Second)
+					synctest.Wait()
+					require.Empty(t, s.take(), "before step %d", i)
+					step()
+					if i == len(w.steps)-1 {
+						break
+					}
+					time.Sleep(time.Second)
+					synctest.Wait()
+					require.Len(t, s.take(), 1, "step %d", i)
+				}
+				require.NoError(t, w.host.Exit(t.Context()))
+				require.NoError(t, w.n.Wait())
+			})
+		})
+	}
+}
+
+func TestAControllersExitMovesWhileOneOfItsHostsDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := lifecycle.NewController[int](lifecycle.ControllerOptions{})
+		s := newSystemd()
+		n := begun(t, s, c)
+		gates := map[int]chan struct{}{}
+		launch := func(key int) *lifecycle.Host {
+			h, err := c.Launch(t.Context(), key, func(context.Context) (*lifecycle.Host, error) {
+				return lifecycle.New(nil, lifecycle.Options{Name: "the same name"}), nil
+			})
+			require.NoError(t, err)
+			gate := make(chan struct{})
+			gates[key] = gate
+			require.NoError(t, h.Go("task", func(context.Context) error { <-gate; return nil }))
+			return h
+		}
+		first := launch(1)
+		close(gates[1])
+		require.NoError(t, first.Exit(t.Context()))
+		for key := range 3 {
+			launch(key) // one again under its name
+		}
+		time.Sleep(time.Minute)
+		require.Empty(t, s.take(), "the exit of a host is taken for that of the service")
+
+		exited := make(chan error, 1)
+		go func() { exited <- c.Exit(context.Background()) }()
+		synctest.Wait()
+		require.Equal(t, []string{"1m0s STOPPING=1"}, s.take())
+		settle(s)
+		for key := range 2 {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			require.Empty(t, s.take())
+			close(gates[key])
+			time.Sleep(1500 * time.Millisecond)
+			synctest.Wait()
+			require.Len(t, s.take(), 1)
+		}
+		s.mu.Lock()
+		require.Equal(t, "exiting: await tasks, 1 of 3 hosts left, 1 task", s.texts[len(s.texts)-1])
+		s.mu.Unlock()
+		time.Sleep(time.Hour) // the third is stuck
+		require.Empty(t, s.take())
+		close(gates[2])
+		require.NoError(t, <-exited)
+		require.NoError(t, n.Wait())
+	})
+}
+
+func TestAMessageThatIsNotToldKeepsNoExitWaitingAndStoppingIsToldLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := lifecycle.New(nil, lifecycle.Options{})
+		s := newSystemd()
+		n := begun(t, s, h)
+		full := errors.New("full")
+		s.fail(full)
+		call, err := h.Enter()
+		require.NoError(t, err)
+		h.Fail(nil)
+		time.Sleep(2500 * time.Millisecond)
+		require.Empty(t, s.take())
+		call.Leave()
+		require.NoError(t, h.Exit(t.Context()))
+		require.ErrorIs(t, n.Wait(), full)
+		require.ErrorContains(t, n.Wait(), "3 messages, the first STOPPING=1: full")
+
+		h = lifecycle.New(nil, lifecycle.Options{})
+		s = newSystemd()
+		n = begun(t, s, h)
+		call, err = h.Enter()
+		require.NoError(t, err)
+		s.fail(full)
+		h.Fail(nil)
+		time.Sleep(2500 * time.Millisecond)
+		s.fail(nil)
+		time.Sleep(time.Second)
+		require.Equal(t, []string{"3s STOPPING=1"}, s.take())
+		call.Leave()
+		require.NoError(t, h.Exit(t.Context()))
+		require.ErrorContains(t, n.Wait(), "was not told 3 messages")
+	})
+}
+
+func TestAnExitDoesNotWaitForASlowSystemd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := lifecycle.New(nil, lifecycle.Options{})
+		s := newSystemd()
+		s.takes = time.Minute
+		n, err := start(h, Options{}, s.send, time.Second)
+		require.NoError(t, err)
+		begin := time.Now()
+		require.NoError(t, h.Exit(t.Context()))
+		require.Zero(t, time.Since(begin))
+		require.NoError(t, n.Wait())
+		require.Equal(t, time.Minute, time.Since(begin))
+	})
+}
+
+func TestOnceTheExitHasBegunReadyAndStatusAreRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := lifecycle.New(nil, lifecycle.Options{})
+		s := newSystemd()
+		n := begun(t, s, h)
+		told, err := n.Status("two\nlines, and WATCHDOG=trigger\x00" + strings.Repeat("é", 1000))
+		require.NoError(t, err)
+		require.True(t, told)
+		require.Empty(t, s.take())
+		require.Equal(t, "two lines, and WATCHDOG=trigger "+strings.Repeat("é", 484)+"…", s.texts[1])
+		call, err := h.Enter()
+		require.NoError(t, err)
+		h.Fail(nil)
+		for range 2 {
+			told, err = n.Ready("")
+			require.ErrorIs(t, err, lifecycle.ErrExiting)
+			require.False(t, told)
+			_, err = n.Status("")
+			require.ErrorIs(t, err, lifecycle.ErrExiting)
+			call.Leave()
+			call = lifecycle.Call{}
+			require.NoError(t, h.Exit(t.Context()))
+		}
+		require.NoError(t, n.Wait())
+		require.NotContains(t, s.take(), "0s READY=1")
+	})
+}
+
+func TestTheWatchdogIsFedWhileTransactionsBecomeDurable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &lifecycletest.Log{}
+		h := lifecycle.New(log, lifecycle.Options{})
+		s := newSystemd()
+		n, err := start(h, Options{}, s.send, 20*time.Second)
+		require.NoError(t, err)
+		time.Sleep(35 * time.Second)
+		require.Equal(t, []string{"10s WATCHDOG=1", "20s WATCHDOG=1", "30s WATCHDOG=1"}, s.take())
+
+		// A disk that hangs from second 35 on.
+		_, release := log.BlockAt(lifecycletest.Sync, 1)
+		for range 3 {
+			_, err := h.Durability().Append(t.Context(), []byte("tx"))
+			require.NoError(t, err)
+		}
+		time.Sleep(30 * time.Second)
+		require.Equal(t, []string{"40s WATCHDOG=1"}, s.take())
+		release()
+		time.Sleep(10 * time.Second)
+		require.Equal(t, []string{"1m10s WATCHDOG=1"}, s.take())
+
+		call, err := h.Enter()
+		require.NoError(t, err)
+		h.Fail(nil)
+		time.Sleep(time.Minute)
+		require.Equal(t, []string{"1m15s STOPPING=1"}, s.take(), "systemd's watchdog ends with STOPPING")
+		call.Leave()
+		require.NoError(t, h.Exit(t.Context()))
+		require.NoError(t, n.Wait())
+	})
+}
+
+func TestAHostThatExitsDoesNotStarveTheWatchdogOfOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &lifecycletest.Log{}
+		_, release := log.BlockAt(lifecycletest.Sync, 1)
+		c := lifecycle.NewController[string](lifecycle.ControllerOptions{})
+		h, err := c.Launch(t.Context(), "a", func(context.Context) (*lifecycle.Host, error) {
+			return lifecycle.New(log, lifecycle.Options{}), nil
+		})
+		require.NoError(t, err)
+		s := newSystemd()
+		n, err := start(c, Options{}, s.send, 20*time.Second)
+		require.NoError(t, err)
+		_, err = h.Durability().Append(t.Context(), []byte("tx"))
+		require.NoError(t, err)
+		h.Fail(nil)
+		time.Sleep(41 * time.Second)
+		require.Equal(t, []string{"10s WATCHDOG=1", "20s WATCHDOG=1", "30s WATCHDOG=1", "40s WATCHDOG=1"}, s.take())
+		release()
+		require.NoError(t, c.Exit(t.Context()))
+		require.NoError(t, n.Wait())
+	})
+}
+
+func TestALookAsksFewReportsOfManyHostsThatAreStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p progress
+		var hosts []*lifecycle.Host
+		gates := make([]chan struct{}, 3*maxReports)
+		for i := range gates {
+			gates[i] = make(chan struct{})
+			h := lifecycle.New(nil, lifecycle.Options{})
+			require.NoError(t, h.OnExit(lifecycle.PhaseExitModule, "last", func(context.Context) error { <-gates[0]; return nil }))
+			require.NoError(t, h.OnExit(lifecycle.PhaseExitModule, "first", func(context.Context) error { <-gates[i]; return nil }))
+			h.Fail(nil)
+			hosts = append(hosts, h)
+		}
+		synctest.Wait()
+		require.True(t, p.look(hosts, 0), "they are new")
+		require.False(t, p.look(hosts, 0))
+		asked := func() (n int) {
+			for _, e := range p.seen {
+				if e.hooks != notAsked {
+					n++
+				}
+			}
+			return n
+		}
+		require.Equal(t, maxReports, asked())
+		close(gates[1])
+		synctest.Wait()
+		require.True(t, p.look(hosts, 0), "a hook of one that is asked has ended")
+		require.False(t, p.look(hosts, 0))
+		close(gates[2*maxReports])
+		synctest.Wait()
+		require.False(t, p.look(hosts, 0), "a hook of one that is not asked has ended")
+		require.Equal(t, maxReports, asked())
+		for i, gate := range gates {
+			if i != 1 && i != 2*maxReports {
+				close(gate)
+			}
+		}
+		for _, h := range hosts {
+			require.NoError(t, h.Exit(t.Context()))
+		}
+		require.True(t, p.look(hosts, 0))
+		require.False(t, p.look(hosts, 0))
+		require.Equal(t, "exiting", p.text())
+	})
+}
+
+func TestWhatCantBeMeantIsRefusedByStart(t *testing.T) {
+	h := lifecycle.New(nil, lifecycle.Options{})
+	for name, test := range map[string]struct {
+		src  Source
+		opts Options
+	}{
+		"nothing":    {nil, Options{}},
+		"a nil host": {(*lifecycle.Host)(nil), Options{}},
+		"no hosts":   {struct{ Source }{h}, Options{}},
+		"too short":  {h, Options{Still: time.Millisecond}},
+		"negative":   {h, Options{Still: -time.Hour}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("NOTIFY_SOCKET", "")
+			_, err := Start(test.src, test.opts)
+			require.ErrorIs(t, err, lifecycle.ErrInvalid)
+		})
+	}
+	t.Setenv("NOTIFY_SOCKET", "vsock:2:1234")
+	_, err := Start(h, Options{})
+	require.ErrorIs(t, err, lifecycle.ErrInvalid)
+	t.Setenv("NOTIFY_SOCKET", "/run/notify")
+	t.Setenv("WATCHDOG_USEC", "often")
+	_, err = Start(h, Options{})
+	require.ErrorIs(t, err, lifecycle.ErrInvalid)
+	require.NoError(t, h.Exit(t.Context()))
+}
