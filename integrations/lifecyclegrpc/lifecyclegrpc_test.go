@@ -259,6 +259,32 @@ func TestAForcedExitThatSkipsTheHookStopsTheServer(t *testing.T) {
 	}
 }
 
+// As a server of many hosts uses it, whose Serve is no host's task.
+func TestTheHookAloneStopsAServerWhenItsContextEnds(t *testing.T) {
+	h := newHost(t)
+	server := grpc.NewServer(lifecyclegrpc.Gate(h)...)
+	testpb.RegisterTestServiceServer(server, &orders{stream: echo})
+	listener := listen(t)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	stream, err := testpb.NewTestServiceClient(dial(t, listener)).FullDuplexCall(t.Context())
+	require.NoError(t, err)
+	eventually(t, func() bool { return h.Status().Calls == 1 })
+
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- lifecyclegrpc.GracefulStop(server)(ctx) }()
+	eventually(t, func() bool { return isRefused(listener) })
+	require.Empty(t, stopped)
+	patience := errors.New("patience is over")
+	cancel(patience)
+	require.ErrorIs(t, <-stopped, patience)
+	require.NoError(t, <-served)
+	_, err = stream.Recv()
+	require.Equal(t, codes.Unavailable, status.Code(err))
+	require.Zero(t, h.Status().Calls)
+}
+
 // Its client is gone, and it does not notice: GracefulStop still waits for it.
 func TestAHandlerThatIgnoresItsContextIsLeftBehindByName(t *testing.T) {
 	h := newHost(t)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -56,16 +57,14 @@ func serve() error {
 			call.Leave()
 		}
 	}()
-	ready := make(chan error, 1)
-	go func() { // Run catches signals, so READY must not come before it
-		told, err := notifier.Ready("serving")
-		if err == nil && !told {
-			err = errors.New("systemd was not told")
-		}
-		ready <- err
-	}()
-	err = lifecycle.Run(context.Background(), host, lifecycle.RunOptions{Grace: time.Hour})
-	return errors.Join(err, notifier.Wait(), <-ready)
+	// READY is answered with a SIGTERM, which may come before Run catches any.
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if told, err := notifier.Ready("serving"); !told || err != nil {
+		return fmt.Errorf("ready: told %t: %w", told, err)
+	}
+	err = lifecycle.Run(ctx, host, lifecycle.RunOptions{Grace: time.Hour, Signals: []os.Signal{}})
+	return errors.Join(err, notifier.Wait())
 }
 
 // socket is systemd's end.
