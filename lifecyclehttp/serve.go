@@ -27,8 +27,8 @@ import (
 // The hook has its place among the others of its phase, which run one after another,
 // last registered first: what the handlers need until they have answered should be
 // registered before, what should happen while the server still listens (to tell a
-// load balancer, say) after. On a listener of another server, beside this one, Serve
-// is called again.
+// load balancer, say) after. For another listener of the same server Serve is called
+// again.
 //
 // It returns an error that is ErrInvalid if h, server or listener is nil or name is
 // empty, and ErrExiting once h's exit has begun. Nothing is served then, and the

@@ -378,6 +378,25 @@ func TestHooksAreOrderedAroundTheServer(t *testing.T) {
 	require.Equal(t, []string{"after: 404 Not Found", "before: refused true"}, seen)
 }
 
+func TestAServerOnTwoListenersIsServedTwiceAndEndedOnce(t *testing.T) {
+	h := newHost(t, "orders")
+	server := &http.Server{Handler: lifecyclehttp.Gate(h, http.NotFoundHandler())}
+	listeners := []net.Listener{listen(t), listen(t)}
+	for _, listener := range listeners {
+		require.NoError(t, lifecyclehttp.Serve(h, "http", server, listener))
+	}
+	for _, listener := range listeners {
+		answer, err := newClient(t).Get("http://" + listener.Addr().String())
+		require.NoError(t, err)
+		answer.Body.Close()
+		require.Equal(t, http.StatusNotFound, answer.StatusCode)
+	}
+	require.NoError(t, h.Exit(t.Context()))
+	for _, listener := range listeners {
+		requireRefused(t, listener)
+	}
+}
+
 func TestAHijackedConnectionThatIsATaskIsAwaited(t *testing.T) {
 	h := newHost(t, "orders")
 	listener := listen(t)

@@ -472,6 +472,23 @@ func TestAServerThatStopsServingByItselfFailsItsHost(t *testing.T) {
 	}
 }
 
+func TestAServerOnTwoListenersIsServedTwiceAndEndedOnce(t *testing.T) {
+	h := newHost(t)
+	server := grpc.NewServer(lifecyclegrpc.Gate(h)...)
+	testpb.RegisterTestServiceServer(server, &orders{unary: func(context.Context, []byte) error { return nil }})
+	listeners := []net.Listener{listen(t), listen(t)}
+	for _, listener := range listeners {
+		require.NoError(t, lifecyclegrpc.Serve(h, "grpc", server, listener))
+	}
+	for _, listener := range listeners {
+		require.NoError(t, put(t.Context(), testpb.NewTestServiceClient(dial(t, listener)), "tx"))
+	}
+	require.NoError(t, h.Exit(t.Context()))
+	for _, listener := range listeners {
+		require.True(t, isRefused(listener))
+	}
+}
+
 func TestWhatServeRefusesIsNotServedAndItsListenerClosed(t *testing.T) {
 	running, exited := newHost(t), newHost(t)
 	require.NoError(t, exited.Exit(t.Context()))
