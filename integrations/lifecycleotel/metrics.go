@@ -141,13 +141,12 @@ func (m *metrics) newSeries(set attribute.Set) *series {
 
 // remove is called when the exit of h has ended.
 func (m *metrics) remove(h *hosted) {
-	status := h.host.Status()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, ok := m.live[h]; !ok {
 		return
 	}
-	h.count(status)
+	h.count(h.host.Status())
 	delete(m.live, h)
 	s := h.series
 	if s.hosts--; s.hosts > 0 {

@@ -228,25 +228,21 @@ func TestHostsWithEqualAttributesShareTheirSeries(t *testing.T) {
 }
 
 func TestSeriesOfHostsThatAreGoneAreBounded(t *testing.T) {
-	telemetry, reader := newMetering(t, lifecycleotel.Options{})
-	const hosts = 1200
-	for i := range hosts {
-		host := telemetry.NewHost(nil, lifecycle.Options{Name: fmt.Sprint(i)})
-		_, err := host.Durability().Commit(context.Background(), nil)
-		require.NoError(t, err)
-		require.NoError(t, host.Exit(context.Background()))
-	}
-	require.Eventually(t, func() bool { // the goroutines of the last exits may not have ended
-		return len(sums(collect(t, reader)["lifecycle.transaction.accepted"])) == 1001
-	}, 10*time.Second, time.Millisecond)
-	got := sums(collect(t, reader)["lifecycle.transaction.accepted"])
-	require.Equal(t, int64(200), got["lifecycle.host.name=_OTHER"])
-	var total int64
-	for _, n := range got {
-		total += n
-	}
-	require.Equal(t, int64(hosts), total, "none is lost")
-	shutdown(t, telemetry)
+	synctest.Test(t, func(t *testing.T) {
+		telemetry, reader := newMetering(t, lifecycleotel.Options{})
+		const hosts = 1200
+		for i := range hosts {
+			host := telemetry.NewHost(nil, lifecycle.Options{Name: fmt.Sprint(i)})
+			_, err := host.Durability().Commit(t.Context(), nil)
+			require.NoError(t, err)
+			require.NoError(t, host.Exit(t.Context()))
+		}
+		synctest.Wait()
+		got := sums(collect(t, reader)["lifecycle.transaction.accepted"])
+		require.Len(t, got, 1001)
+		require.Equal(t, int64(200), got["lifecycle.host.name=_OTHER"])
+		shutdown(t, telemetry)
+	})
 }
 
 func TestTaskNamesAreBounded(t *testing.T) {
@@ -267,14 +263,17 @@ func TestTaskNamesAreBounded(t *testing.T) {
 func TestACollectionTakesNoGoroutineProfile(t *testing.T) {
 	telemetry, reader := newMetering(t, lifecycleotel.Options{})
 	release := make(chan struct{})
-	host := telemetry.NewHost(nil, lifecycle.Options{})
+	waits := make(chan struct{})
+	host := telemetry.NewHost(nil, lifecycle.Options{Observer: lifecycle.Observer{PhaseStart: func(e lifecycle.PhaseEvent) {
+		if e.Phase == lifecycle.PhaseAwaitTasks {
+			close(waits)
+		}
+	}}})
 	for range 5000 {
 		require.NoError(t, host.Go("deaf", func(context.Context) error { <-release; return nil }))
 	}
 	host.Fail(nil)
-	for host.Status().Phase != lifecycle.PhaseAwaitTasks {
-		runtime.Gosched()
-	}
+	<-waits
 	measured := func(f func()) uint64 {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel"
@@ -166,6 +167,24 @@ func TestWhenShutdownHasReturnedNoGoroutineIsLeft(t *testing.T) {
 			require.NotContains(t, stack, "select")
 		}
 	}
+}
+
+func TestAHostThatHasExitedIsForgotten(t *testing.T) {
+	telemetry, _, _ := newTracing(t)
+	host := telemetry.NewHost(&lifecycletest.Log{}, lifecycle.Options{})
+	require.NoError(t, host.Exit(context.Background()))
+	shutdown(t, telemetry) // waits for the last spans, and forgets nothing itself
+	gone := weak.Make(host)
+	host = nil
+	for range 100 {
+		runtime.GC()
+		if gone.Value() == nil {
+			break
+		}
+		runtime.Gosched()
+	}
+	require.Nil(t, gone.Value())
+	runtime.KeepAlive(telemetry)
 }
 
 func TestAnExitBegunBeforeNewReturnsIsFollowedToo(t *testing.T) {

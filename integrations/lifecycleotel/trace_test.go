@@ -330,6 +330,51 @@ func TestWhatAnObserverIsNotToldInAForcedExitTheReportTells(t *testing.T) {
 	})
 }
 
+func TestAForcedExitWhoseDrainRunsOutOfTimeSaysWhatIsLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		telemetry, exporter, _ := newTracing(t)
+		log := &lifecycletest.Log{}
+		reached, release := log.BlockAt(lifecycletest.Sync, 1)
+		host := telemetry.NewHost(log, lifecycle.Options{})
+		_, err := host.Durability().Append(t.Context(), []byte("tx"))
+		require.NoError(t, err)
+		<-reached
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, host.ForceExit(ctx), lifecycle.ErrUnknown)
+		shutdown(t, telemetry)
+		release()
+
+		roots, children := treesOf(exporter.GetSpans())
+		require.Len(t, roots, 1)
+		checkExit(t, roots[0], children)
+		got := attributes(roots[0].Attributes)
+		require.Equal(t, "forced", got["lifecycle.exit.outcome"])
+		require.Equal(t, int64(1), got["lifecycle.transaction.lost"])
+		require.Len(t, roots[0].Events, 1)
+		left := attributes(roots[0].Events[0].Attributes)
+		require.Equal(t, "log", left["lifecycle.straggler.kind"])
+		require.Equal(t, "sync", left["lifecycle.straggler.name"])
+		require.Equal(t, "close durability", left["lifecycle.phase"])
+	})
+}
+
+func TestTheAttributesOfAHostAreThoseOfTheRoot(t *testing.T) {
+	exporter := tracetest.NewInMemoryExporter()
+	telemetry, err := lifecycleotel.New(lifecycleotel.Options{
+		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(exporter)),
+		Attributes: func(host string) []attribute.KeyValue {
+			return []attribute.KeyValue{attribute.String("db.namespace", host)}
+		},
+	})
+	require.NoError(t, err)
+	require.NoError(t, telemetry.NewHost(nil, lifecycle.Options{Name: "orders"}).Exit(context.Background()))
+	shutdown(t, telemetry)
+	got := attributes(named(t, exporter.GetSpans(), "exit").Attributes)
+	require.Equal(t, "orders", got["db.namespace"])
+	require.Equal(t, "orders", got["lifecycle.host.name"])
+}
+
 func TestATaskThatFailsIsAnExceptionOfTheRoot(t *testing.T) {
 	telemetry, exporter, _ := newTracing(t)
 	host := telemetry.NewHost(nil, lifecycle.Options{Name: "orders"})
