@@ -100,27 +100,44 @@ func TestAProcessorThatPanicsChangesNothingForTheHostOrTheOtherSpans(t *testing.
 }
 
 func TestAProcessorThatHangsHoldsNoExitUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		telemetry, exporter, provider := newTracing(t)
-		release := make(chan struct{})
-		provider.RegisterSpanProcessor(processor{onStart: func(name string) { <-release }})
-		host := telemetry.NewHost(&lifecycletest.Log{}, lifecycle.Options{})
-		_, err := host.Durability().Commit(t.Context(), []byte("tx"))
-		require.NoError(t, err)
-		begun := time.Now()
-		require.NoError(t, host.Exit(t.Context()))
-		require.Zero(t, time.Since(begun))
+	for _, name := range []string{"exit", "await tasks"} {
+		for _, when := range []string{"start", "end"} {
+			synctest.Test(t, func(t *testing.T) {
+				release := make(chan struct{})
+				hang := func(span string) {
+					if span == name {
+						<-release
+					}
+				}
+				telemetry, exporter, provider := newTracing(t)
+				if when == "start" {
+					provider.RegisterSpanProcessor(processor{onStart: hang})
+				} else {
+					provider.RegisterSpanProcessor(processor{onEnd: hang})
+				}
+				host := telemetry.NewHost(&lifecycletest.Log{}, lifecycle.Options{})
+				_, err := host.Durability().Commit(t.Context(), []byte("tx"))
+				require.NoError(t, err)
+				require.NoError(t, host.OnExit(lifecycle.PhaseCheckpoint, "lets it get there", func(context.Context) error {
+					<-time.After(time.Second)
+					return nil
+				}))
+				begun := time.Now()
+				require.NoError(t, host.Exit(t.Context()))
+				require.Equal(t, time.Second, time.Since(begun))
 
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		require.ErrorIs(t, telemetry.Shutdown(ctx), context.DeadlineExceeded)
-		close(release)
-		shutdown(t, telemetry)
-		roots, children := treesOf(exporter.GetSpans())
-		require.Len(t, roots, 1)
-		checkExit(t, roots[0], children)
-		require.Zero(t, roots[0].EndTime.Sub(roots[0].StartTime), "the times are those of the exit")
-	})
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				require.ErrorIs(t, telemetry.Shutdown(ctx), context.DeadlineExceeded)
+				close(release)
+				shutdown(t, telemetry)
+				roots, children := treesOf(exporter.GetSpans())
+				require.Len(t, roots, 1)
+				checkExit(t, roots[0], children)
+				require.Equal(t, time.Second, roots[0].EndTime.Sub(roots[0].StartTime), "the times are those of the exit")
+			})
+		}
+	}
 }
 
 // blockedExporter exports nothing until it is released.
@@ -188,18 +205,20 @@ func TestAHostThatHasExitedIsForgotten(t *testing.T) {
 }
 
 func TestAnExitBegunBeforeNewReturnsIsFollowedToo(t *testing.T) {
-	telemetry, exporter, _ := newTracing(t)
-	log := &lifecycletest.Log{}
-	log.PanicAt(lifecycletest.Next, 1, "no log")
-	host := telemetry.NewHost(log, lifecycle.Options{})
-	<-host.Done()
-	shutdown(t, telemetry)
-	roots, children := treesOf(exporter.GetSpans())
-	require.Len(t, roots, 1)
-	checkExit(t, roots[0], children)
-	require.Equal(t, "failed", attributes(roots[0].Attributes)["lifecycle.exit.outcome"])
-	require.Len(t, roots[0].Events, 1)
-	require.Equal(t, "next", attributes(roots[0].Events[0].Attributes)["lifecycle.log.operation"])
+	for range 300 { // that goroutine and New's end race
+		telemetry, exporter, _ := newTracing(t)
+		log := &lifecycletest.Log{}
+		log.PanicAt(lifecycletest.Next, 1, "no log")
+		host := telemetry.NewHost(log, lifecycle.Options{})
+		<-host.Done()
+		shutdown(t, telemetry)
+		roots, children := treesOf(exporter.GetSpans())
+		require.Len(t, roots, 1)
+		checkExit(t, roots[0], children)
+		require.Equal(t, "failed", attributes(roots[0].Attributes)["lifecycle.exit.outcome"])
+		require.Len(t, roots[0].Events, 1)
+		require.Equal(t, "next", attributes(roots[0].Events[0].Attributes)["lifecycle.log.operation"])
+	}
 }
 
 func TestAfterShutdownNewHostMakesAHostThatNobodyFollows(t *testing.T) {
