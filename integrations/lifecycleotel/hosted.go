@@ -34,7 +34,7 @@ type hosted struct {
 	queue   []note
 	links   []trace.Link // until main starts
 	linked  int
-	dropped int // notes that found the queue full
+	dropped int // notes, since the queue was full
 	running bool
 	over    bool // nothing is noted any more
 
@@ -49,8 +49,9 @@ type note struct {
 	tell func(x *exit, at time.Time)
 }
 
-// A processor that hangs lets so many notes wait. What is missed the report has, but
-// for the stragglers' events.
+// A processor that hangs lets so many notes wait. What is dropped then, and all that
+// follows it, the report has, but for the stragglers' events and the failures beyond
+// those that the exit's result keeps.
 const (
 	maxQueue = 1024
 	maxLinks = 128
@@ -120,7 +121,7 @@ func (h *hosted) note(tell func(x *exit, at time.Time)) {
 	switch {
 	case h.over:
 		return
-	case len(h.queue) >= maxQueue:
+	case len(h.queue) >= maxQueue || h.dropped > 0: // and all that follows: no gap that is filled in out of order
 		h.dropped++
 		return
 	}

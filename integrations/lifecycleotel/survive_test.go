@@ -140,6 +140,37 @@ func TestAProcessorThatHangsHoldsNoExitUp(t *testing.T) {
 	}
 }
 
+func TestWhatAProcessorThatHangsMakesTheTelemetryDropTheReportTells(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		telemetry, exporter, provider := newTracing(t)
+		provider.RegisterSpanProcessor(processor{onStart: func(name string) {
+			if name == "exit" {
+				<-release
+			}
+		}})
+		host := telemetry.NewHost(nil, lifecycle.Options{})
+		for range 2000 {
+			require.NoError(t, host.Go("fails", func(ctx context.Context) error { <-ctx.Done(); return errQuota{"disk"} }))
+		}
+		require.NoError(t, host.OnExit(lifecycle.PhaseCheckpoint, "second", func(context.Context) error {
+			close(release)
+			synctest.Wait() // there is room again
+			return nil
+		}))
+		require.NoError(t, host.OnExit(lifecycle.PhaseCheckpoint, "first", func(context.Context) error { return nil }))
+		require.Error(t, host.Exit(t.Context()))
+		shutdown(t, telemetry)
+		roots, children := treesOf(exporter.GetSpans())
+		require.Len(t, roots, 1)
+		checkExit(t, roots[0], children)
+		phases := children[roots[0].SpanContext.SpanID()]
+		require.Equal(t, []string{"hook first", "hook second"}, names(children[phases[3].SpanContext.SpanID()]))
+		require.Greater(t, attributes(roots[0].Attributes)["lifecycle.exit.dropped"], int64(900))
+		require.Equal(t, "failed", attributes(roots[0].Attributes)["lifecycle.exit.outcome"])
+	})
+}
+
 // blockedExporter exports nothing until it is released.
 type blockedExporter struct {
 	release  chan struct{}

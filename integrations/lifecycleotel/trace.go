@@ -249,8 +249,16 @@ func (x *exit) finish(dropped int) {
 			})
 		}
 	}
+	end := later(r.Start.Add(r.Duration), x.lastTime)
 	result := x.host.Exit(context.Background()) // it has ended: this returns its result at once
-	x.endRoot(later(r.Start.Add(r.Duration), x.lastTime), r.Outcome, r, dropped, result)
+	guard(func() {
+		for _, leaf := range leaves(result) {
+			if _, isHook := leaf.(*lifecycle.HookError); !isHook { // the hook's span has that
+				x.failed(leaf, end)
+			}
+		}
+	})
+	x.endRoot(end, r.Outcome, r, dropped, result)
 	guard(func() {
 		x.t.metrics.exitDuration.Record(x.ctx, r.Duration.Seconds(), x.with(ExitOutcomeKey.String(r.Outcome)))
 	})
@@ -295,13 +303,6 @@ func (x *exit) endRoot(at time.Time, outcome string, r lifecycle.Report, dropped
 		if outcome == "failed" {
 			failure = errorType(result)
 		}
-		guard(func() {
-			for _, leaf := range leaves(result) {
-				if _, isHook := leaf.(*lifecycle.HookError); !isHook { // the hook's span has that
-					x.failed(leaf, at)
-				}
-			}
-		})
 		guard(func() {
 			x.root.SetAttributes(failure)
 			x.root.SetStatus(codes.Error, text(result))

@@ -251,6 +251,7 @@ func TestShutdownEndsTheSpansOfAnExitThatHasNotEnded(t *testing.T) {
 		require.Equal(t, codes.Error, root.Status.Code)
 		require.Equal(t, "unfinished", attributes(root.Attributes)["lifecycle.exit.outcome"])
 		require.Equal(t, "unfinished", attributes(root.Attributes)["error.type"])
+		require.Empty(t, root.Events)
 		require.Equal(t, time.Second, root.EndTime.Sub(root.StartTime))
 
 		close(release)
