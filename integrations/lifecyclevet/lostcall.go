@@ -1,0 +1,267 @@
+package lifecyclevet
+
+import (
+	"go/token"
+
+	"golang.org/x/tools/go/ssa"
+)
+
+// LostCall reports calls that Enter admitted and that are not left on some path, or
+// left twice. A Call that is returned, stored or handed over is left to whoever
+// has it.
+var LostCall = newAnalyzer("lostcall",
+	`report calls of a lifecycle.Host that are entered and not left, or left twice
+
+The first phase of the exit waits until every call that Enter admitted has left:
+for one that is lost it waits for ever.`,
+	func(p *program, r report) {
+		for _, fn := range p.funcs {
+			for instr := range instructions(fn) {
+				enter, ok := instr.(ssa.CallInstruction)
+				if ok && libraryCall(enter.Common()) == "Host.Enter" {
+					p.checkCall(r, enter)
+				}
+			}
+		}
+	})
+
+func (p *program) checkCall(r report, enter ssa.CallInstruction) {
+	at := p.posOf(enter)
+	value, ok := enter.(*ssa.Call)
+	if !ok {
+		r.addf(at, "the Call of this Enter is discarded, so the exit waits for it for ever: keep it and defer its Leave")
+		return
+	}
+	var call, err *ssa.Extract
+	for _, use := range *value.Referrers() {
+		if e, ok := use.(*ssa.Extract); ok {
+			if e.Index == 0 {
+				call = e
+			} else {
+				err = e
+			}
+		}
+	}
+	u := callUses{program: p, fn: enter.Parent(), seen: map[ssa.Value]bool{}}
+	if call != nil {
+		u.value(call)
+	}
+	switch {
+	case call == nil || len(*call.Referrers()) == 0 || u.dropped():
+		r.addf(at, "the Call of this Enter is discarded, so the exit waits for it for ever: keep it and defer its Leave")
+		return
+	case u.escapes:
+		return
+	case len(u.leaves) == 0:
+		r.addf(at, "the Call of this Enter is never left, so the exit waits for it for ever: defer its Leave")
+		return
+	}
+	u.twice(r, call)
+	for _, leave := range u.leaves {
+		if _, ok := leave.(*ssa.Defer); ok && before(leave, enter) {
+			return
+		}
+	}
+	var lost ssa.Instruction
+	passed := func(from, to *ssa.BasicBlock) bool { return isRefused(from, to, err) }
+	if everyPath(enter, passed, func(instr ssa.Instruction) verdict {
+		if u.isLeave[instr] {
+			return pathIsGood
+		}
+		switch instr.(type) {
+		case *ssa.Return:
+			lost = instr
+			return pathIsBad
+		case *ssa.Call:
+			if instr == ssa.Instruction(value) {
+				lost = instr
+				return pathIsBad
+			}
+		}
+		return pathGoesOn
+	}) {
+		return
+	}
+	if lost == ssa.Instruction(value) {
+		r.addf(at, "the Call of this Enter can be lost when the loop comes to Enter again, so the exit waits for it for ever: leave it on every path")
+		return
+	}
+	end := lost.Pos()
+	if !end.IsValid() && enter.Parent().Syntax() != nil {
+		end = enter.Parent().Syntax().End() - 1
+	}
+	r.addf(at, "the Call of this Enter is not left where the function returns at %s, so the exit waits for it for ever: defer its Leave once err is nil", r.atLine(end))
+}
+
+// callUses is what a function does with a Call.
+type callUses struct {
+	*program
+	fn      *ssa.Function
+	escapes bool
+	used    bool // other than by being stored
+	leaves  []ssa.Instruction
+	isLeave map[ssa.Instruction]bool
+	seen    map[ssa.Value]bool
+}
+
+// dropped says whether the Call is kept in a variable that nobody reads.
+func (u *callUses) dropped() bool { return !u.used && !u.escapes && len(u.leaves) == 0 }
+
+func (u *callUses) leave(at ssa.Instruction) {
+	if u.isLeave == nil {
+		u.isLeave = map[ssa.Instruction]bool{}
+	}
+	u.leaves, u.isLeave[at] = append(u.leaves, at), true
+}
+
+// value follows a Call value.
+func (u *callUses) value(v ssa.Value) {
+	if u.seen[v] {
+		return
+	}
+	u.seen[v] = true
+	for _, use := range *v.Referrers() {
+		switch use := use.(type) {
+		case *ssa.DebugRef:
+		case *ssa.Phi:
+			u.value(use)
+		case *ssa.Store:
+			if alloc, ok := use.Addr.(*ssa.Alloc); ok && use.Val == v {
+				u.variable(alloc, u.fn)
+			} else {
+				u.escapes = true
+			}
+		case ssa.CallInstruction:
+			u.used = true
+			switch libraryCall(use.Common()) {
+			case "Call.Leave":
+				u.leftIn(use.Parent(), use)
+			case "Call.Context":
+			default:
+				u.escapes = true
+			}
+		default:
+			u.escapes = true
+		}
+	}
+}
+
+// leftIn notes a Leave of fn or of a func literal: if fn calls or defers that, it is
+// the call that leaves; otherwise somebody else does.
+func (u *callUses) leftIn(inner *ssa.Function, at ssa.Instruction) {
+	if inner == u.fn {
+		u.leave(at)
+		return
+	}
+	found := false
+	for instr := range instructions(u.fn) {
+		if call, ok := instr.(ssa.CallInstruction); ok && call.Common().StaticCallee() == inner {
+			if _, isGo := instr.(*ssa.Go); !isGo {
+				u.leave(instr)
+				found = true
+			}
+		}
+	}
+	if !found {
+		u.escapes = true
+	}
+}
+
+// variable follows a variable that holds the Call, into func literals as well.
+func (u *callUses) variable(addr ssa.Value, in *ssa.Function) {
+	if u.seen[addr] {
+		return
+	}
+	u.seen[addr] = true
+	for _, use := range *addr.Referrers() {
+		switch use := use.(type) {
+		case *ssa.DebugRef:
+		case *ssa.Store:
+			if use.Addr != addr {
+				u.escapes = true
+			}
+		case *ssa.UnOp:
+			u.value(use)
+		case *ssa.MakeClosure:
+			inner := use.Fn.(*ssa.Function)
+			for i, bound := range use.Bindings {
+				if bound == addr && i < len(inner.FreeVars) {
+					u.variable(inner.FreeVars[i], inner)
+				}
+			}
+		default:
+			u.escapes = true
+		}
+	}
+}
+
+// twice reports a Leave that another one certainly precedes.
+func (u *callUses) twice(r report, call *ssa.Extract) {
+	for _, first := range u.leaves {
+		for _, second := range u.leaves {
+			a, b := first.(ssa.CallInstruction), second.(ssa.CallInstruction)
+			if first == second || !u.leaves1(a, call) || !u.leaves1(b, call) || !before(first, second) {
+				continue
+			}
+			r.addf(u.posOf(b), "this Call is left a second time (the first is at %s): a Leave too many lets the exit overtake another call, or fails the host", r.atLine(u.posOf(a)))
+		}
+	}
+}
+
+// leaves1 says whether an instruction is itself a Leave of just this Call.
+func (u *callUses) leaves1(at ssa.CallInstruction, call *ssa.Extract) bool {
+	return libraryCall(at.Common()) == "Call.Leave" && u.placeOf(at.Common().Args[0], nil) == place{base: call}
+}
+
+// isRefused says whether the edge between two blocks is taken only if Enter returned
+// an error: then there is nothing to leave.
+func isRefused(from, to *ssa.BasicBlock, err *ssa.Extract) bool {
+	branch, ok := from.Instrs[len(from.Instrs)-1].(*ssa.If)
+	if !ok || err == nil || from.Succs[0] == from.Succs[1] {
+		return false
+	}
+	switch cond := branch.Cond.(type) {
+	case *ssa.BinOp:
+		if !isValueOf(cond.X, err) && !isValueOf(cond.Y, err) {
+			return false
+		}
+		switch cond.Op {
+		case token.NEQ:
+			return to == from.Succs[0]
+		case token.EQL:
+			if isNil(cond.X) || isNil(cond.Y) {
+				return to == from.Succs[1]
+			}
+			return to == from.Succs[0] // err == ErrX
+		}
+	case *ssa.Call: // errors.Is(err, …), refused(w, err)
+		for _, arg := range cond.Common().Args {
+			if isValueOf(arg, err) {
+				return to == from.Succs[0]
+			}
+		}
+	}
+	return false
+}
+
+func isNil(v ssa.Value) bool {
+	c, ok := v.(*ssa.Const)
+	return ok && c.IsNil()
+}
+
+// isValueOf says whether v is err, or was read from a variable that it was put into.
+func isValueOf(v ssa.Value, err *ssa.Extract) bool {
+	if v == err {
+		return true
+	}
+	load, ok := v.(*ssa.UnOp)
+	if !ok {
+		return false
+	}
+	for _, use := range *err.Referrers() {
+		if s, ok := use.(*ssa.Store); ok && s.Addr == load.X {
+			return true
+		}
+	}
+	return false
+}
