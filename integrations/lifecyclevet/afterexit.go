@@ -16,19 +16,21 @@ var AfterExit = newAnalyzer("afterexit",
 
 After an Exit the durability channel is sealed, or about to be: Append and Commit
 are refused with ErrClosed, or, while the exit goes on, by chance not.`,
-	func(p *program, r report) {
-		for _, fn := range p.funcs {
-			exits, appends := p.stepsOf(fn)
-			for _, a := range appends {
-				for _, e := range exits {
-					if e.host == a.host && comesAfter(e, a) && !p.mayChangeBetween(e, a) {
-						r.addf(p.posOf(a.call), "this %s comes after the %s of the same host at %s, which has sealed the channel, or is about to: append first", a.name, e.name, r.atLine(p.posOf(e.call)))
-						break
-					}
+	lookForAppends)
+
+func lookForAppends(p *program, r report) {
+	for _, fn := range p.funcs {
+		exits, appends := p.stepsOf(fn)
+		for _, a := range appends {
+			for _, e := range exits {
+				if e.host == a.host && comesAfter(e, a) && !p.mayChangeBetween(e, a) {
+					r.addf(p.posOf(a.call), "this %s comes after the %s of the same host at %s, which has sealed the channel, or is about to: append first", a.name, e.name, r.atLine(p.posOf(e.call)))
+					break
 				}
 			}
 		}
-	})
+	}
+}
 
 // step is an exit or an append that a function makes.
 type step struct {

@@ -206,21 +206,14 @@ func (p *program) contains(fn *ssa.Function, f frame, signals map[any]bool, dept
 // awaitedByHook says whether a hook that runs before the seal, or a task, waits for
 // one of the signals.
 func (p *program) awaitedByHook(signals map[any]bool) bool {
-	for _, fn := range p.funcs {
-		for instr := range instructions(fn) {
-			call, ok := instr.(ssa.CallInstruction)
-			if !ok {
-				continue
-			}
-			c := call.Common()
-			name, owned := isOwned(c)
-			if !owned || name == "Host.OnExit" && phaseOf(c) == phaseRelease {
-				continue
-			}
-			for _, f := range p.funcsOf(c.Args[len(c.Args)-1]) {
-				if p.contains(f.fn, nil, signals, 0) {
-					return true
-				}
+	for _, call := range p.owned {
+		c := call.Common()
+		if libraryCall(c) == "Host.OnExit" && phaseOf(c) == phaseRelease {
+			continue
+		}
+		for _, f := range p.funcsOf(c.Args[len(c.Args)-1]) {
+			if p.contains(f.fn, nil, signals, 0) {
+				return true
 			}
 		}
 	}
@@ -365,7 +358,7 @@ func everyPath(after ssa.Instruction, passed func(from, to *ssa.BasicBlock) bool
 			}
 		}
 		for _, next := range b.Succs {
-			if seen[next] || passed(b, next) {
+			if seen[next] || neverTaken(b, next) || passed(b, next) {
 				continue
 			}
 			seen[next] = true
@@ -376,4 +369,33 @@ func everyPath(after ssa.Instruction, passed func(from, to *ssa.BasicBlock) bool
 		return true
 	}
 	return walk(after.Block(), indexOf(after)+1)
+}
+
+// neverTaken says whether the edge between two blocks hangs on a comparison of
+// constants that comes out the other way, as the first check of "for range 3" does.
+func neverTaken(from, to *ssa.BasicBlock) bool {
+	branch, ok := from.Instrs[len(from.Instrs)-1].(*ssa.If)
+	if !ok || from.Succs[0] == from.Succs[1] {
+		return false
+	}
+	taken := false
+	switch cond := branch.Cond.(type) {
+	case *ssa.Const:
+		taken = cond.Value != nil && constant.BoolVal(cond.Value)
+	case *ssa.BinOp:
+		x, okX := cond.X.(*ssa.Const)
+		y, okY := cond.Y.(*ssa.Const)
+		if !okX || !okY || x.Value == nil || y.Value == nil {
+			return false
+		}
+		switch cond.Op {
+		case token.LSS, token.LEQ, token.GTR, token.GEQ, token.EQL, token.NEQ:
+			taken = constant.Compare(x.Value, cond.Op, y.Value)
+		default:
+			return false
+		}
+	default:
+		return false
+	}
+	return to == from.Succs[1] && taken || to == from.Succs[0] && !taken
 }

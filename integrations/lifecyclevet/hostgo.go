@@ -17,30 +17,32 @@ var HostGo = newAnalyzer("hostgo",
 
 Exit awaits the tasks that host.Go and host.Every start, and nothing else: another
 goroutine's Append can come after the seal, where it is refused with ErrClosed.`,
-	func(p *program, r report) {
-		for _, fn := range p.funcs {
-			for instr := range instructions(fn) {
-				at, ok := instr.(ssa.CallInstruction)
-				if !ok || startedBy(at) == nil {
-					continue
+	lookForGoroutines)
+
+func lookForGoroutines(p *program, r report) {
+	for _, fn := range p.funcs {
+		for instr := range instructions(fn) {
+			at, ok := instr.(ssa.CallInstruction)
+			if !ok || startedBy(at) == nil {
+				continue
+			}
+			via := p.startReaches(at)
+			if via == "" || p.isAwaited(at) {
+				continue
+			}
+			switch c := at.Common(); {
+			case isGroup(c):
+				if p.isOwnGroup(c.Args[0]) {
+					r.addf(p.posOf(at), "this goroutine appends (%s), and the function can return, or exit the host, without waiting for its group: wait for it on every path, or start it with host.Go", via)
 				}
-				via := p.startReaches(at)
-				if via == "" || p.isAwaited(at) {
-					continue
-				}
-				switch c := at.Common(); {
-				case isGroup(c):
-					if p.isOwnGroup(c.Args[0]) {
-						r.addf(p.posOf(at), "this goroutine appends (%s), and the function can return, or exit the host, without waiting for its group: wait for it on every path, or start it with host.Go", via)
-					}
-				case isTimer(at):
-					r.addf(p.posOf(at), "the func of this AfterFunc appends (%s) in a goroutine that no Exit awaits: let a task of host.Go or host.Every do it", via)
-				default:
-					r.addf(p.posOf(at), "this goroutine appends (%s), and no Exit awaits it: start it with host.Go, or wait for it on every path before the function returns or exits the host", via)
-				}
+			case isTimer(at):
+				r.addf(p.posOf(at), "the func of this AfterFunc appends (%s) in a goroutine that no Exit awaits: let a task of host.Go or host.Every do it", via)
+			default:
+				r.addf(p.posOf(at), "this goroutine appends (%s), and no Exit awaits it: start it with host.Go, or wait for it on every path before the function returns or exits the host", via)
 			}
 		}
-	})
+	}
+}
 
 func isTimer(at ssa.CallInstruction) bool {
 	_, isGo := at.(*ssa.Go)

@@ -14,16 +14,18 @@ var LostCall = newAnalyzer("lostcall",
 
 The first phase of the exit waits until every call that Enter admitted has left:
 for one that is lost it waits for ever.`,
-	func(p *program, r report) {
-		for _, fn := range p.funcs {
-			for instr := range instructions(fn) {
-				enter, ok := instr.(ssa.CallInstruction)
-				if ok && libraryCall(enter.Common()) == "Host.Enter" {
-					p.checkCall(r, enter)
-				}
+	lookForCalls)
+
+func lookForCalls(p *program, r report) {
+	for _, fn := range p.funcs {
+		for instr := range instructions(fn) {
+			enter, ok := instr.(ssa.CallInstruction)
+			if ok && libraryCall(enter.Common()) == "Host.Enter" {
+				p.checkCall(r, enter)
 			}
 		}
-	})
+	}
+}
 
 func (p *program) checkCall(r report, enter ssa.CallInstruction) {
 	at := p.posOf(enter)
@@ -200,7 +202,7 @@ func (u *callUses) twice(r report, call *ssa.Extract) {
 	for _, first := range u.leaves {
 		for _, second := range u.leaves {
 			a, b := first.(ssa.CallInstruction), second.(ssa.CallInstruction)
-			if first == second || !u.leaves1(a, call) || !u.leaves1(b, call) || !before(first, second) {
+			if first == second || !u.isLeaveOf(a, call) || !u.isLeaveOf(b, call) || !before(first, second) {
 				continue
 			}
 			r.addf(u.posOf(b), "this Call is left a second time (the first is at %s): a Leave too many lets the exit overtake another call, or fails the host", r.atLine(u.posOf(a)))
@@ -208,8 +210,8 @@ func (u *callUses) twice(r report, call *ssa.Extract) {
 	}
 }
 
-// leaves1 says whether an instruction is itself a Leave of just this Call.
-func (u *callUses) leaves1(at ssa.CallInstruction, call *ssa.Extract) bool {
+// isLeaveOf says whether an instruction is itself a Leave of just this Call.
+func (u *callUses) isLeaveOf(at ssa.CallInstruction, call *ssa.Extract) bool {
 	return libraryCall(at.Common()) == "Call.Leave" && u.placeOf(at.Common().Args[0], nil) == place{base: call}
 }
 

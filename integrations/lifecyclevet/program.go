@@ -20,6 +20,8 @@ type program struct {
 	funcs []*ssa.Function // of the source
 	made  []*ssa.Function // by the compiler: method values, promoted methods, instances
 
+	owned []ssa.CallInstruction // of Go, Every and OnExit
+
 	closures  map[*ssa.Function]*ssa.MakeClosure // where a func literal captures its variables
 	summaries map[*ssa.Function]*summary
 	holders   map[types.Type]bool
@@ -41,17 +43,21 @@ var reach = &analysis.Analyzer{
 		if !imports(pass.Pkg, map[*types.Package]bool{}) {
 			return (*program)(nil), nil
 		}
-		p := &program{
-			pass:      pass,
-			closures:  map[*ssa.Function]*ssa.MakeClosure{},
-			summaries: map[*ssa.Function]*summary{},
-			holders:   map[types.Type]bool{},
-			awaits:    map[ssa.Instruction]bool{},
-		}
-		p.build()
-		p.summarize()
-		return p, nil
+		return newProgram(pass), nil
 	},
+}
+
+func newProgram(pass *analysis.Pass) *program {
+	p := &program{
+		pass:      pass,
+		closures:  map[*ssa.Function]*ssa.MakeClosure{},
+		summaries: map[*ssa.Function]*summary{},
+		holders:   map[types.Type]bool{},
+		awaits:    map[ssa.Instruction]bool{},
+	}
+	p.build()
+	p.summarize()
+	return p
 }
 
 const libraryPath = "github.com/seed080d9131/lifecycle"
@@ -91,8 +97,15 @@ func (p *program) build() {
 	add = func(fn *ssa.Function) {
 		p.funcs = append(p.funcs, fn)
 		for instr := range instructions(fn) {
-			if c, ok := instr.(*ssa.MakeClosure); ok && c.Fn.(*ssa.Function).Parent() != nil {
-				p.closures[c.Fn.(*ssa.Function)] = c
+			switch instr := instr.(type) {
+			case *ssa.MakeClosure:
+				if inner := instr.Fn.(*ssa.Function); inner.Parent() != nil {
+					p.closures[inner] = instr
+				}
+			case ssa.CallInstruction:
+				if _, owned := isOwned(instr.Common()); owned {
+					p.owned = append(p.owned, instr)
+				}
 			}
 		}
 		for _, inner := range fn.AnonFuncs {

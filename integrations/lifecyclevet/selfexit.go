@@ -14,49 +14,41 @@ var SelfExit = newAnalyzer("selfexit",
 The exit waits for the task or the hook, so an Exit in it would wait for itself.
 Under a context of its own it is refused with ErrSelfExit and begins nothing;
 under any other it waits until that ends.`,
-	func(p *program, r report) {
-		for _, fn := range p.funcs {
-			for instr := range instructions(fn) {
-				call, ok := instr.(ssa.CallInstruction)
-				if !ok {
-					continue
-				}
-				c := call.Common()
-				name, owned := isOwned(c)
-				if !owned {
-					continue
-				}
-				what := "task"
-				if name == "Host.OnExit" {
-					what = "hook"
-				}
-				host := p.placeOf(c.Args[0], nil)
-				for _, f := range p.funcsOf(c.Args[len(c.Args)-1]) {
-					s := selfExit{program: p, host: host, seen: map[*ssa.Function]bool{}}
-					exit, ctx := s.find(f.fn, p.frameOfFunc(f), true)
-					if exit == nil {
-						continue
-					}
-					does := "is refused with ErrSelfExit, or waits for itself"
-					switch ctx {
-					case ownContext:
-						does = "is refused with ErrSelfExit and begins nothing"
-					case otherContext:
-						does = "waits for itself"
-					}
-					its := strings.TrimPrefix(libraryCall(exit.Common()), "Host.")
-					at, where := p.posOf(exit), ""
-					if !s.inside {
-						at = p.posOf(call)
-						if pos := p.posOf(exit); pos.IsValid() {
-							where = " (" + r.fileLine(pos) + ")"
-						}
-					}
-					r.addf(at, "this %s calls %s%s of its own host, which %s: call Fail, which begins the exit and waits for nothing", what, its, where, does)
+	lookForSelfExits)
+
+func lookForSelfExits(p *program, r report) {
+	for _, call := range p.owned {
+		c := call.Common()
+		what := "task"
+		if libraryCall(c) == "Host.OnExit" {
+			what = "hook"
+		}
+		host := p.placeOf(c.Args[0], nil)
+		for _, f := range p.funcsOf(c.Args[len(c.Args)-1]) {
+			s := selfExit{program: p, host: host, seen: map[*ssa.Function]bool{}}
+			exit, ctx := s.find(f.fn, p.frameOfFunc(f), true)
+			if exit == nil {
+				continue
+			}
+			does := "is refused with ErrSelfExit, or waits for itself"
+			switch ctx {
+			case ownContext:
+				does = "is refused with ErrSelfExit and begins nothing"
+			case otherContext:
+				does = "waits for itself"
+			}
+			its := strings.TrimPrefix(libraryCall(exit.Common()), "Host.")
+			at, where := p.posOf(exit), ""
+			if !s.inside {
+				at = p.posOf(call)
+				if pos := p.posOf(exit); pos.IsValid() {
+					where = " (" + r.fileLine(pos) + ")"
 				}
 			}
+			r.addf(at, "this %s calls %s%s of its own host, which %s: call Fail, which begins the exit and waits for nothing", what, its, where, does)
 		}
-	})
+	}
+}
 
 type selfExit struct {
 	*program

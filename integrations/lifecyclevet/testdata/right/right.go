@@ -540,6 +540,18 @@ func inALoop(host *lifecycle.Host, do func()) error {
 	}
 }
 
+func inTheFirstRound(host *lifecycle.Host) error {
+	call, err := host.Enter()
+	if err != nil {
+		return err
+	}
+	for range 2 {
+		call.Leave()
+		call = lifecycle.Call{}
+	}
+	return nil
+}
+
 func handedOver(host *lifecycle.Host, queue chan<- lifecycle.Call, later func(func())) {
 	if call, err := host.Enter(); err == nil {
 		queue <- call
