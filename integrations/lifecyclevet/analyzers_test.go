@@ -20,14 +20,29 @@ func testdata(t *testing.T) string {
 	return dir
 }
 
-func TestEachMistakeIsReportedWhereItIsMade(t *testing.T) {
-	for _, a := range []*analysis.Analyzer{lifecyclevet.HostGo, lifecyclevet.AfterExit, lifecyclevet.SelfExit, lifecyclevet.LostCall} {
-		t.Run(a.Name, func(t *testing.T) { analysistest.Run(t, testdata(t), a, "./"+a.Name) })
+// All checks look at all packages: a mistake is reported by its own check and by no
+// other, and in the packages right and store by none.
+func TestEachMistakeIsReportedWhereItIsMadeAndNothingElseIs(t *testing.T) {
+	results := analysistest.Run(t, testdata(t), lifecyclevet.All, "./...")
+	require.Len(t, results, 7)
+	for _, result := range results {
+		name := filepath.Base(result.Pass.Pkg.Path())
+		for _, d := range result.Diagnostics {
+			want := name
+			if name == "ignores" && d.Category != "ignorereason" {
+				want = "hostgo"
+			} else if name == "ignores" {
+				want = "ignorereason"
+			}
+			require.Equal(t, want, d.Category, d.Message)
+			require.Equal(t, "https://github.com/seed080d9131/lifecycle/tree/main/integrations/lifecyclevet#"+want, d.URL)
+		}
 	}
 }
 
-func TestRightUsesAreNotReported(t *testing.T) {
-	for _, a := range lifecyclevet.Analyzers() {
-		t.Run(a.Name, func(t *testing.T) { analysistest.Run(t, testdata(t), a, "./right", "./store") })
-	}
+func TestTheAnalyzersAreWhatDriversAskFor(t *testing.T) {
+	require.NoError(t, analysis.Validate(lifecyclevet.Analyzers()))
+	all := lifecyclevet.Analyzers()
+	all[0] = nil
+	require.NotNil(t, lifecyclevet.Analyzers()[0], "the slice is its caller's own")
 }

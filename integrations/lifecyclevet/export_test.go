@@ -12,6 +12,23 @@ import (
 	"golang.org/x/tools/go/ssa"
 )
 
+// All is all analyzers in one, so that a test's packages are loaded once.
+var All = &analysis.Analyzer{
+	Name:     "all",
+	Doc:      "all checks",
+	Requires: []*analysis.Analyzer{reach},
+	Run: func(pass *analysis.Pass) (any, error) {
+		for _, a := range Analyzers() {
+			its := *pass
+			its.Analyzer = a
+			if _, err := a.Run(&its); err != nil {
+				return nil, err
+			}
+		}
+		return nil, nil
+	},
+}
+
 // Exercise asks about each value and each call of a package all that the checks ask
 // about those that have to do with a host. It returns how many it asked about.
 func Exercise(pkg *packages.Package) (asked int, err error) {

@@ -19,7 +19,7 @@ func beside(ctx context.Context, host *lifecycle.Host) {
 	go host.Durability().Append(ctx, nil) // want `this goroutine appends`
 }
 
-//lifecyclevet:ignore
+/* want `//lifecyclevet:ignore without a reason suppresses nothing: say why the report is wrong here` */ //lifecyclevet:ignore
 func withoutAReason(ctx context.Context, host *lifecycle.Host) {
 	go host.Durability().Append(ctx, nil) // want `this goroutine appends`
 }
