@@ -14,6 +14,7 @@ type summary struct {
 	through roots // from which of its parameters or captured variables it has that host
 	calls   roots // which of them are funcs that it calls
 	returns roots // from which of them a host comes that it returns
+	enters  bool  // it enters a call, and returns that or a func that leaves it
 	via     string
 }
 
@@ -34,7 +35,7 @@ func (r roots) add(more roots) (grown bool) {
 
 // appendsFact is a summary for other packages.
 type appendsFact struct {
-	Appends                 bool
+	Appends, Enters         bool
 	Through, Calls, Returns []int
 	Via                     string
 }
@@ -52,6 +53,7 @@ func (f *appendsFact) String() string {
 // grows any more.
 func (p *program) summarize() {
 	all := slices.Concat(p.funcs, p.made)
+	p.findEntering(all) // first: where a call is entered, an append is no matter
 	for range 50 {
 		grown := false
 		clear(p.awaits) // what a goroutine does before its signal may be known by now
@@ -69,10 +71,10 @@ func (p *program) summarize() {
 	}
 	for _, fn := range p.funcs {
 		object, s := objectOf(fn), p.summaries[fn]
-		if object == nil || object.Pkg() != p.pass.Pkg || fn.Parent() != nil || !s.appends && len(s.calls)+len(s.returns) == 0 {
+		if object == nil || object.Pkg() != p.pass.Pkg || fn.Parent() != nil || !s.appends && !s.enters && len(s.calls)+len(s.returns) == 0 {
 			continue
 		}
-		p.pass.ExportObjectFact(object, &appendsFact{s.appends, s.through.sorted(), s.calls.sorted(), s.returns.sorted(), s.via})
+		p.pass.ExportObjectFact(object, &appendsFact{s.appends, s.enters, s.through.sorted(), s.calls.sorted(), s.returns.sorted(), s.via})
 	}
 }
 
@@ -108,7 +110,7 @@ func (p *program) summaryOf(fn *ssa.Function) *summary {
 	}
 	var fact appendsFact
 	if object := objectOf(fn); object != nil && !isLibrary(object.Pkg()) && object.Pkg() != p.pass.Pkg && p.pass.ImportObjectFact(object, &fact) {
-		s.appends, s.via = fact.Appends, fact.Via
+		s.appends, s.enters, s.via = fact.Appends, fact.Enters, fact.Via
 		s.through, s.calls, s.returns = rootsFrom(fact.Through), rootsFrom(fact.Calls), rootsFrom(fact.Returns)
 	}
 	return s
@@ -271,15 +273,8 @@ func (p *program) isGuarded(fn *ssa.Function, at ssa.CallInstruction) bool {
 			continue
 		}
 		c := call.Common()
-		switch libraryCall(c) {
-		case "Host.Enter":
-			if before(instr, at) {
-				return true
-			}
-		case "Call.Leave":
-			if !p.enteredHere(c.Args[0]) {
-				return true
-			}
+		if p.enters(c) && before(instr, at) || libraryCall(c) == "Call.Leave" && !p.enteredHere(c.Args[0]) {
+			return true
 		}
 		if host, ok := isExit(c); ok {
 			if !direct {
@@ -298,6 +293,53 @@ func (p *program) isGuarded(fn *ssa.Function, at ssa.CallInstruction) bool {
 		}
 		return false
 	})
+}
+
+// enters says whether a call enters a call of a host, itself or in a function that
+// hands that on.
+func (p *program) enters(c *ssa.CallCommon) bool {
+	if libraryCall(c) == "Host.Enter" {
+		return true
+	}
+	fn := c.StaticCallee()
+	return fn != nil && p.summaryOf(fn).enters
+}
+
+func (p *program) findEntering(all []*ssa.Function) {
+	for grown := true; grown; {
+		grown = false
+		for _, fn := range all {
+			s := p.summaryOf(fn)
+			if s.enters || !handsOn(fn) {
+				continue
+			}
+			for instr := range instructions(fn) {
+				if call, ok := instr.(ssa.CallInstruction); ok && p.enters(call.Common()) {
+					s.enters, grown = true, true
+				}
+			}
+		}
+	}
+}
+
+// handsOn says whether fn returns a Call, something that has one, or a func.
+func handsOn(fn *ssa.Function) bool {
+	for result := range fn.Signature.Results().Variables() {
+		switch t := result.Type().Underlying().(type) {
+		case *types.Signature:
+			return true
+		case *types.Struct:
+			if isLibraryType(result.Type(), "Call") {
+				return true
+			}
+			for field := range t.Fields() {
+				if isLibraryType(field.Type(), "Call") {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // enteredHere says whether a Call comes from an Enter of the function that uses it.

@@ -307,6 +307,39 @@ func (s *server) calls(ctx context.Context) {
 	}()
 }
 
+// begin enters a call for others.
+func (s *server) begin() (leave func(), err error) {
+	call, err := s.host.Enter()
+	return call.Leave, err
+}
+
+func (s *server) entersInHelpers(ctx context.Context) {
+	go func() {
+		leave, err := s.begin()
+		if err != nil {
+			return
+		}
+		defer leave()
+		_ = s.store.Put(ctx, nil)
+	}()
+	go func() {
+		call, err := s.enter()
+		if err != nil {
+			return
+		}
+		defer call.Leave()
+		_ = s.store.Put(ctx, nil)
+	}()
+	go func() {
+		call, err := s.store.Enter()
+		if err != nil {
+			return
+		}
+		defer call.Leave()
+		_ = s.store.Put(ctx, nil)
+	}()
+}
+
 type request struct {
 	call lifecycle.Call
 	tx   []byte

@@ -34,6 +34,8 @@ func (s *Store) commit(ctx context.Context, tx []byte) error {
 	return err
 }
 
+func (s *Store) Enter() (lifecycle.Call, error) { return s.host.Enter() }
+
 func (s *Store) Len() int { return int(s.host.Durability().Durable()) }
 
 func (s *Store) Close(ctx context.Context) error { return s.host.Exit(ctx) }
