@@ -1,7 +1,9 @@
 package lifecyclevet_test
 
 import (
+	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -11,12 +13,20 @@ import (
 	"github.com/seed080d9131/lifecycle/integrations/lifecyclevet"
 )
 
-// testdata is a module that requires the library as it is in this repository.
+// testdata makes a module of the packages in testdata, which requires the library as
+// it is in this repository.
 func testdata(t *testing.T) string {
 	t.Setenv("GOPROXY", "off")
 	t.Setenv("GOFLAGS", "-mod=mod")
-	dir, err := filepath.Abs("testdata")
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(dir, os.DirFS("testdata")))
+	library, err := filepath.Abs("../..")
 	require.NoError(t, err)
+	mod := "module example.com/server\n\ngo 1.25.0\n\n" +
+		"require github.com/seed080d9131/lifecycle v0.0.0-00010101000000-000000000000\n" +
+		"require golang.org/x/sync v0.22.0\n" +
+		"replace github.com/seed080d9131/lifecycle => " + strconv.Quote(library) + "\n"
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "go.mod"), []byte(mod), 0o600))
 	return dir
 }
 

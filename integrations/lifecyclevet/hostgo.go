@@ -103,7 +103,7 @@ func (p *program) isOwnGroup(group ssa.Value) bool {
 		}
 		return false
 	case *ssa.Alloc, *ssa.Extract, *ssa.Call:
-		for _, use := range *group.(ssa.Value).Referrers() {
+		for _, use := range *group.Referrers() {
 			switch use := use.(type) {
 			case *ssa.DebugRef:
 			case ssa.CallInstruction:
