@@ -138,10 +138,9 @@ func (x *exit) endPhase(s *phaseSpan, p lifecycle.Phase, took time.Duration, at 
 func (x *exit) hookEnd(e lifecycle.HookEvent, at time.Time) {
 	if s := &x.phases[e.Phase]; s.Span != nil {
 		s.hooks++
-		forced := e.Err == lifecycle.ErrForced
 		x.hook(s, e.Phase, lifecycle.HookReport{
 			Hook: e.Hook, Start: at.Add(-e.Duration), Duration: e.Duration,
-			Skipped: forced && e.Duration == 0, Abandoned: forced && e.Duration > 0,
+			Skipped: e.Skipped, Abandoned: e.Abandoned,
 		}, e.Err)
 	}
 }

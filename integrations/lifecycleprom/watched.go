@@ -73,14 +73,13 @@ func (w *watched) takeTicks(tasks []lifecycle.TaskStatus) {
 
 func (w *watched) hookEnd(e lifecycle.HookEvent) {
 	value := w.collector.value("hook", e.Hook)
-	skipped := e.Err == lifecycle.ErrForced && e.Duration == 0
 	w.series.mu.Lock()
 	defer w.series.mu.Unlock()
 	if w.ended {
 		return // its report had it
 	}
 	w.hooks[e.Phase]++
-	w.series.addHook(hook{e.Phase, value}, e.Duration, skipped, e.Err != nil)
+	w.series.addHook(hook{e.Phase, value}, e.Duration, e.Skipped, e.Err != nil)
 }
 
 func (w *watched) taskEnd(e lifecycle.TaskEvent) {

@@ -56,31 +56,9 @@ func (s *server) http() *http.Server {
 	}
 }
 
-// serve is a task of the host, beside the hook that ends it: the exit's first phase
-// shuts the server down, which ends Serve, and waits until every response is out.
-// Should Serve end by itself, the task fails the host. The cancellation ends it
-// only where a forced exit skips the hook, or cuts it short.
-//
-// Two habits of Shutdown show in an exit. It closes connections that are idle, so
-// a request that is on its way at that moment meets a closed connection, and its
-// client can't tell the outcome. And it waits up to 5 s for a connection on which
-// no request has come yet.
+// serve answers requests until the host's exit.
 func (s *server) serve(listener net.Listener) error {
-	web := s.http()
-	err := s.host.OnExit(lifecycle.PhaseExitModule, "http", web.Shutdown)
-	if err == nil {
-		err = s.host.Go("http", func(ctx context.Context) error {
-			defer context.AfterFunc(ctx, func() { _ = web.Close() })()
-			if err := web.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("serve %s: %w", listener.Addr(), err)
-			}
-			return nil
-		})
-	}
-	if err != nil {
-		return errors.Join(err, listener.Close())
-	}
-	return nil
+	return lifecyclehttp.Serve(s.host, "http", s.http(), listener)
 }
 
 func (s *server) handler() http.Handler {
