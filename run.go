@@ -37,7 +37,8 @@ type RunOptions struct {
 // a nil ctx or e or a negative duration, with nothing begun. Signals are caught
 // while Run runs and not otherwise.
 // A signal that comes earlier, while a long recovery runs, say, does what it does
-// without Run: it ends the process.
+// without Run: it ends the process, or ends the context of a signal.NotifyContext,
+// which Run may be given as ctx.
 func Run(ctx context.Context, e Exiter, opts RunOptions) error {
 	switch {
 	case ctx == nil:
