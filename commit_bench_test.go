@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -18,7 +19,8 @@ import (
 )
 
 // BenchmarkDurableCommit is committers that each append 128 B, wait until it is
-// durable, and repeat; "bare" is one goroutine that writes and syncs a zeroed file.
+// durable, and repeat; "bare" is one goroutine that writes and syncs a zeroed file. It
+// tells how long a batch was in the log, and how long it took from there to the next.
 func BenchmarkDurableCommit(b *testing.B) {
 	b.Run("bare", func(b *testing.B) {
 		f, err := os.Create(filepath.Join(b.TempDir(), "bare"))
@@ -40,7 +42,11 @@ func BenchmarkDurableCommit(b *testing.B) {
 		b.Run(fmt.Sprintf("committers=%d", committers), func(b *testing.B) {
 			log, err := commitlog.Open(b.TempDir(), commitlog.Options{})
 			require.NoError(b, err)
-			h := lifecycle.New(log, lifecycle.Options{})
+			batches, inLog := 0, time.Duration(0) // the actor's, until it has ended
+			h := lifecycle.New(log, lifecycle.Options{Observer: lifecycle.Observer{Synced: func(e lifecycle.SyncEvent) {
+				batches++
+				inLog += e.Duration
+			}}})
 			tx := make([]byte, 128)
 			b.ResetTimer()
 			var group sync.WaitGroup
@@ -61,7 +67,11 @@ func BenchmarkDurableCommit(b *testing.B) {
 			group.Wait()
 			b.StopTimer()
 			require.NoError(b, h.Exit(context.Background()))
+			perBatch := func(d time.Duration) float64 { return float64(d.Microseconds()) / float64(batches) }
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
+			b.ReportMetric(float64(b.N)/float64(batches), "commits/batch")
+			b.ReportMetric(perBatch(inLog), "µs-in-log/batch")
+			b.ReportMetric(perBatch(b.Elapsed()-inLog), "µs-between/batch")
 		})
 	}
 }

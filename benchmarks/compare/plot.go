@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -177,20 +178,66 @@ func (e *env) plotRecovery(dir string) error {
 }
 
 // plotHosts has as many committers as the plot's most hosts, spread evenly over hosts that each have a log of their own on the
-// same disk.
+// same disk. Beside them are as many files, each written and synced by a goroutine of its own, a batch of as many commits each
+// time. Go keeps a processor for a goroutine that waits in a system call until it notices, some 20 µs later: so few syncs are in
+// flight at a time. With more processors for Go than there are, more are.
 func (e *env) plotHosts(dir string) error {
 	committers := 1000
 	if e.quick {
 		committers = 100
 	}
-	spread := []curve{{name: fmt.Sprintf("%d committers, evenly on so many hosts", committers)}}
+	const many = 16
+	curves := []curve{{name: "lifecycle"}, {name: fmt.Sprintf("lifecycle, GOMAXPROCS=%d", many)},
+		{name: "a file for each, written and synced", limit: true}, {name: fmt.Sprintf("the same, GOMAXPROCS=%d", many), limit: true}}
 	for hosts := 1; hosts <= committers; hosts *= 10 {
-		samples := e.interleave(fmt.Sprintf("%d hosts on one disk", hosts), []harness.Candidate{
-			{Name: "ours", Measure: func() (float64, error) { return e.manyHosts(hosts, committers/hosts) }},
-		})
-		spread[0].add(float64(hosts), samples["ours"])
+		measure := []func(int, int) (float64, error){e.manyHosts, withProcessors(many, e.manyHosts), e.manyFiles, withProcessors(many, e.manyFiles)}
+		var candidates []harness.Candidate
+		for i, c := range curves {
+			candidates = append(candidates, harness.Candidate{Name: c.name, Measure: func() (float64, error) { return measure[i](hosts, committers/hosts) }})
+		}
+		samples := e.interleave(fmt.Sprintf("%d hosts on one disk", hosts), candidates)
+		for i := range curves {
+			curves[i].add(float64(hosts), samples[curves[i].name])
+		}
 	}
-	return drawCurves(filepath.Join(dir, "hosts.svg"), "Durable commits of 128 B by hosts on one disk", "hosts", "commits/s", spread)
+	title := fmt.Sprintf("Durable commits of 128 B, %d committers on so many hosts on one disk", committers)
+	return drawCurves(filepath.Join(dir, "hosts.svg"), title, "hosts", "commits/s", curves)
+}
+
+func withProcessors(n int, measure func(int, int) (float64, error)) func(int, int) (float64, error) {
+	return func(hosts, committers int) (float64, error) {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(n))
+		return measure(hosts, committers)
+	}
+}
+
+// manyFiles returns the commits a second of a goroutine for each host, which writes a batch of so many commits into a file of zeros,
+// syncs it, and goes on.
+func (e *env) manyFiles(hosts, committers int) (rate float64, err error) {
+	return e.fresh(func(dir string) (_ float64, err error) {
+		files := make([]*harness.Zeroed, hosts)
+		defer func() {
+			for _, f := range files {
+				if f != nil {
+					err = errors.Join(err, f.Close())
+				}
+			}
+		}()
+		for i := range files {
+			own := filepath.Join(dir, fmt.Sprint(i))
+			if err := os.Mkdir(own, 0o777); err != nil {
+				return 0, err
+			}
+			if files[i], err = harness.NewZeroed(own, 256<<10); err != nil {
+				return 0, err
+			}
+		}
+		batch := pattern((frameBytes-4+committers*(4+128)+7)&^7, 7)
+		result, err := harness.Loop{Workers: hosts, Warmup: e.warmup, Measure: e.measure, Op: func(worker int) error {
+			return files[worker].WriteAndSync(batch)
+		}}.Run()
+		return result.PerSecond * float64(committers), err
+	})
 }
 
 // manyHosts returns the commits a second of all hosts together, each of which has a log of its own and so many committers.

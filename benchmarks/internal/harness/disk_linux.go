@@ -27,7 +27,7 @@ func NewZeroed(dir string, bytes int64) (*Zeroed, error) {
 	}
 	zeros := make([]byte, 1<<20)
 	for p := int64(0); p < bytes; p += int64(len(zeros)) {
-		if _, err := plain.WriteAt(zeros, p); err != nil {
+		if _, err := plain.WriteAt(zeros[:min(int64(len(zeros)), bytes-p)], p); err != nil {
 			return nil, err
 		}
 	}
@@ -104,12 +104,15 @@ func (z *Zeroed) Records(n int, warmup, measure time.Duration) (Result, error) {
 	for i := range record {
 		record[i] = byte(i)
 	}
-	return Loop{Workers: 1, Warmup: warmup, Measure: measure, Op: func(int) error {
-		if _, err := z.plain.WriteAt(record, z.next(n)); err != nil {
-			return err
-		}
-		return z.sync()
-	}}.Run()
+	return Loop{Workers: 1, Warmup: warmup, Measure: measure, Op: func(int) error { return z.WriteAndSync(record) }}.Run()
+}
+
+// WriteAndSync writes b behind what was written last and calls fdatasync.
+func (z *Zeroed) WriteAndSync(b []byte) error {
+	if _, err := z.plain.WriteAt(b, z.next(len(b))); err != nil {
+		return err
+	}
+	return z.sync()
 }
 
 // Flushes returns how many cache flushes the block device under dir has completed since the machine started, for whatever
