@@ -82,8 +82,8 @@ func (cs *callouts) init(h *Host) {
 
 // newLabel is called with mu held. A hook whose namesake was left behind gets a
 // label of its own.
-func (cs *callouts) newLabel(name string) *calloutLabel {
-	l := label{cs.host.label, labelHook, name}
+func (cs *callouts) newLabel(kind, name string) *calloutLabel {
+	l := label{cs.host.label, kind, name}
 	if n := cs.left[name]; n > 0 {
 		l.name += "#" + strconv.Itoa(n+1)
 	}
@@ -98,7 +98,7 @@ func (cs *callouts) begin(name string, during Phase) *callout {
 	defer cs.mu.Unlock()
 	label := cs.shared[name]
 	if label == nil {
-		label = cs.newLabel(name)
+		label = cs.newLabel(labelObserver, name)
 		cs.shared[name] = label
 	}
 	if label.left {
@@ -114,7 +114,7 @@ func (cs *callouts) beginHook(name string) *callout {
 	start := cs.host.age()
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	c := &callout{calloutLabel: cs.newLabel(name), start: start, cs: cs}
+	c := &callout{calloutLabel: cs.newLabel(labelHook, name), start: start, cs: cs}
 	c.kept = true
 	cs.active[c] = struct{}{}
 	return c

@@ -39,7 +39,7 @@ var (
 // what is to be taken back has exited. Beside those a Controller has one goroutine
 // while it exits, and none otherwise.
 type Controller[K comparable] struct {
-	logger  *slog.Logger // nil: silent
+	logger  guardedLogger
 	exiting chan struct{}
 	done    chan struct{}
 	result  error // set before done closes
@@ -88,7 +88,7 @@ type ControllerOptions struct {
 // Exit while it has no host.
 func NewController[K comparable](opts ControllerOptions) *Controller[K] {
 	return &Controller[K]{
-		logger:   opts.Logger,
+		logger:   guardedLogger{logger: opts.Logger},
 		exiting:  make(chan struct{}),
 		done:     make(chan struct{}),
 		graceEnd: make(chan struct{}),
@@ -252,7 +252,7 @@ func (c *Controller[K]) endLaunch(ctx context.Context, key K, e *entry, host *Ho
 	if err == nil {
 		e.host = host
 		host.whenExited(func() { c.free(key) })
-		c.log(slog.LevelInfo, "launched", "key", e.name, "took", time.Since(e.start))
+		c.logger.log(slog.LevelInfo, "launched", "key", e.name, "took", time.Since(e.start))
 		switch wanted {
 		case wantedToExit:
 			host.begin(nil, nil, false)
@@ -272,7 +272,7 @@ func (c *Controller[K]) endLaunch(ctx context.Context, key K, e *entry, host *Ho
 	}
 	e.err = fmt.Errorf("lifecycle: Launch %q: %w", e.name, err)
 	e.retry = gone != nil
-	c.log(slog.LevelWarn, "launch failed", "key", e.name, "took", time.Since(e.start), "err", message{err})
+	c.logger.log(slog.LevelWarn, "launch failed", "key", e.name, "took", time.Since(e.start), "err", message{err})
 	c.mu.Lock()
 	delete(c.entries, key)
 	c.mu.Unlock()
@@ -634,13 +634,6 @@ func (c *Controller[K]) checkCaller(op string, ctx context.Context) error {
 
 func (c *Controller[K]) selfExit(op, name string) error {
 	return fmt.Errorf("lifecycle: %s %q inside its own launch or host: %w", op, name, ErrSelfExit)
-}
-
-// log writes a record. A handler that panics or calls Goexit changes nothing.
-func (c *Controller[K]) log(level slog.Level, message string, attrs ...any) {
-	if c.logger != nil {
-		aside(false, func() bool { c.logger.Log(context.Background(), level, message, attrs...); return true })
-	}
 }
 
 func isClosed(channel <-chan struct{}) bool {

@@ -570,14 +570,16 @@ func (d *Durability) enter(name *string, f func() error) *LogError {
 	d.since.Store(int64(d.host.age()))
 	d.call.Store(name)
 	stack, err := protect(f, func(err error, stack []byte) {
+		failed := newLogError(d.host.name, *name, err, stack)
 		d.left()
-		d.land(newLogError(d.host.name, *name, err, stack))
+		d.land(failed)
 	})
-	d.left()
+	var failed *LogError
 	if err != nil {
-		return newLogError(d.host.name, *name, err, stack)
+		failed = newLogError(d.host.name, *name, err, stack) // calls the error's methods
 	}
-	return nil
+	d.left()
+	return failed
 }
 
 // left says that the actor has left the log's call.

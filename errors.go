@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"reflect"
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -374,6 +376,37 @@ func aside[T any](otherwise T, f func() T) T {
 	return result
 }
 
+// guardedLogger writes for Run and Controllers, which have no phase to report a
+// handler that hangs in: after ForceGrace it is left behind, and until it returns
+// no other record is written. One that panics or calls Goexit changes nothing.
+type guardedLogger struct {
+	logger *slog.Logger // nil: silent
+	left   atomic.Int32 // records that were left behind and have not been written
+}
+
+func (l *guardedLogger) log(level slog.Level, message string, attrs ...any) {
+	if l.logger == nil || l.left.Load() > 0 {
+		return
+	}
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		defer func() { _ = recover() }()
+		l.logger.Log(context.Background(), level, message, attrs...)
+	}()
+	patience := time.NewTimer(ForceGrace)
+	defer patience.Stop()
+	select {
+	case <-written:
+	case <-patience.C:
+		l.left.Add(1)
+		go func() {
+			<-written
+			l.left.Add(-1)
+		}()
+	}
+}
+
 func hostText(host string) string {
 	if host == "" {
 		return ""
@@ -384,24 +417,29 @@ func hostText(host string) string {
 // protect calls f and returns its error. A panic comes back as a *PanicError and
 // the stack; the stack is what tells it from an error of that type which f returned.
 // A runtime.Goexit can't be stopped: goexit is called with ErrGoexit and the stack
-// while the goroutine unwinds, and protect does not return.
+// while the goroutine unwinds, and protect does not return. If a deferred func of f
+// panics meanwhile, goexit is called with that.
 func protect(f func() error, goexit func(err error, stack []byte)) (stack []byte, err error) {
-	returned := false
+	unwinding := true
 	defer func() {
-		if returned {
-			return
+		if unwinding { // recover has stopped a panic, but not a Goexit below it
+			goexit(err, stack)
 		}
-		// A second defer would be the usual way to tell the two apart, since
-		// recover stops a panic but not a Goexit; recover's answer is enough
-		// since panic(nil) became an error of its own (Go 1.21).
-		stack = debug.Stack()
-		if v := recover(); v != nil {
-			err = &PanicError{Value: v, Stack: stack}
-			return
-		}
-		goexit(ErrGoexit, stack)
 	}()
-	err = f()
-	returned = true
-	return nil, err
+	func() {
+		returned := false
+		defer func() {
+			if returned {
+				return
+			}
+			stack, err = debug.Stack(), ErrGoexit
+			if v := recover(); v != nil { // panic(nil) has an error of its own (Go 1.21)
+				err = &PanicError{Value: v, Stack: stack}
+			}
+		}()
+		err = f()
+		returned = true
+	}()
+	unwinding = false
+	return stack, err
 }

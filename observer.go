@@ -79,8 +79,9 @@ type SyncEvent struct {
 
 // MultiObserver returns an Observer that tells each of the given ones, in that
 // order: where one panics or calls runtime.Goexit the rest are told all the same.
-// Whoever waits for a func of it waits for all of them. A func that none of them
-// has is nil.
+// Whoever waits for a func of it waits for all of them: where one hangs, those
+// behind it are not told, and once ForceExit has left it behind none is called for
+// that kind of event again. A func that none of them has is nil.
 func MultiObserver(observers ...Observer) Observer {
 	var all struct {
 		phaseStart, phaseEnd []func(PhaseEvent)

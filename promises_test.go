@@ -750,19 +750,184 @@ func TestNoLockIsHeldAcrossUserCode(t *testing.T) {
 }
 
 // P9, of the Controller.
+// In a bubble: there a goroutine that waits for a mutex stops the clock, and with
+// it the patience with the logger, so that such a fault hangs.
 func TestTheControllerHoldsNoLockAcrossUserCode(t *testing.T) {
-	var c *lifecycle.Controller[string]
-	p := newProbe(func() { c.Keys() })
-	c = lifecycle.NewController[string](lifecycle.ControllerOptions{Logger: slog.New(probingHandler{slog.NewTextHandler(io.Discard, nil), p})})
-	_, err := c.Launch(background, "key", func(context.Context) (*lifecycle.Host, error) {
-		p.at("open")
-		return lifecycle.New(nil, lifecycle.Options{}), nil
+	bubble(t, func(t *testing.T) {
+		var c *lifecycle.Controller[string]
+		p := newProbe(func() { c.Keys() })
+		c = lifecycle.NewController[string](lifecycle.ControllerOptions{Logger: slog.New(probingHandler{slog.NewTextHandler(io.Discard, nil), p})})
+		_, err := c.Launch(background, "key", func(context.Context) (*lifecycle.Host, error) {
+			p.at("open")
+			return lifecycle.New(nil, lifecycle.Options{}), nil
+		})
+		require.NoError(t, err)
+		_, err = c.Launch(background, "other", func(context.Context) (*lifecycle.Host, error) {
+			return nil, probingError{p, "error of open"}
+		})
+		require.Error(t, err)
+		require.NoError(t, c.Exit(background))
+		p.check(t, "open", "error of open", "logger: launched")
 	})
-	require.NoError(t, err)
-	_, err = c.Launch(background, "other", func(context.Context) (*lifecycle.Host, error) {
-		return nil, probingError{p, "error of open"}
+}
+
+// goexitThenPanic is what require.FailNow is in front of a deferred Close of nil:
+// recover stops the panic, and not the Goexit below it.
+func goexitThenPanic() {
+	defer panic("in a defer")
+	runtime.Goexit()
+}
+
+// P3, P4, P5.
+func TestAGoexitWhoseDeferPanicsIsAFailureWhereverItHappens(t *testing.T) {
+	failing := func(n int) error {
+		if n == 1 {
+			goexitThenPanic()
+		}
+		return nil
+	}
+	for name, s := range map[string]*script{"append": {onAppend: failing}, "sync": {onSync: failing}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				h := lifecycle.New(s, lifecycle.Options{})
+				_, err := h.Durability().Commit(background, []byte("x"))
+				var failed *lifecycle.LogError
+				require.ErrorAs(t, err, &failed)
+				require.Equal(t, name, failed.Op)
+				require.ErrorContains(t, err, "in a defer")
+				_, err = h.Durability().Append(background, []byte("y"))
+				require.ErrorIs(t, err, lifecycle.ErrClosed)
+				require.ErrorAs(t, h.Exit(background), &failed)
+				require.Zero(t, h.Durability().Durable())
+			})
+		})
+	}
+	t.Run("close", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			h := lifecycle.New(&script{onClose: func() error { goexitThenPanic(); return nil }}, lifecycle.Options{})
+			require.ErrorContains(t, h.Exit(background), "in a defer")
+		})
 	})
-	require.Error(t, err)
-	require.NoError(t, c.Exit(background))
-	p.check(t, "open", "error of open", "logger: launched")
+	t.Run("hook", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			h := lifecycle.New(nil, lifecycle.Options{})
+			require.NoError(t, h.OnExit(lifecycle.PhaseCheckpoint, "hook", func(context.Context) error { goexitThenPanic(); return nil }))
+			var failed *lifecycle.HookError
+			require.ErrorAs(t, h.Exit(background), &failed)
+			require.ErrorContains(t, failed, "in a defer")
+		})
+	})
+	t.Run("tick", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			h := lifecycle.New(nil, lifecycle.Options{})
+			require.NoError(t, h.Every("ticker", time.Second, func(context.Context) error { goexitThenPanic(); return nil }))
+			time.Sleep(3500 * time.Millisecond)
+			ticker := h.Status().Tasks[0]
+			require.EqualValues(t, []int64{3, 3}, []int64{ticker.Ticks, ticker.Failed})
+			require.Contains(t, ticker.LastError, "in a defer")
+			require.NoError(t, h.Exit(background))
+		})
+	})
+	t.Run("task", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			h := lifecycle.New(nil, lifecycle.Options{})
+			require.NoError(t, h.Go("task", func(context.Context) error { goexitThenPanic(); return nil }))
+			var failed *lifecycle.TaskError
+			require.ErrorAs(t, h.Exit(background), &failed)
+		})
+	})
+	t.Run("launch", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			c := lifecycle.NewController[string](lifecycle.ControllerOptions{})
+			_, err := c.Launch(background, "orders", func(context.Context) (*lifecycle.Host, error) { goexitThenPanic(); return nil, nil })
+			require.ErrorContains(t, err, "in a defer")
+			require.NoError(t, c.Exit(background))
+		})
+	})
+	t.Run("observers", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			o := lifecycle.Observer{PhaseStart: func(lifecycle.PhaseEvent) { runtime.Goexit() }}
+			p := lifecycle.Observer{PhaseStart: func(lifecycle.PhaseEvent) { panic("in a defer") }}
+			h := lifecycle.New(nil, lifecycle.Options{Observer: lifecycle.MultiObserver(o, p)})
+			require.NoError(t, h.Exit(background))
+			require.Contains(t, fmt.Sprint(h.Report().Phases[0].Errors), "in a defer")
+		})
+	})
+}
+
+// P9: an error's methods may hang, and then it is said whom the exit waits for.
+func TestALogWhoseErrorHangsIsNamed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		release := make(chan struct{})
+		h := lifecycle.New(&script{onSync: func(int) error { return hangingError(release) }}, lifecycle.Options{})
+		p, err := h.Durability().Append(background, []byte("x"))
+		require.NoError(t, err)
+		var exit *lifecycle.ExitError
+		require.ErrorAs(t, h.Exit(within(t, time.Minute)), &exit)
+		require.Len(t, exit.Stragglers, 1)
+		require.Equal(t, []string{"log", "sync"}, []string{exit.Stragglers[0].Kind, exit.Stragglers[0].Name})
+		close(release)
+		require.Error(t, p.Wait(background))
+		require.Error(t, h.Exit(background))
+	})
+}
+
+type hangingError chan struct{}
+
+func (e hangingError) Error() string { <-e; return "released" }
+
+// A logger that hangs has no phase to be a straggler of where Run and Controllers
+// use it: it is left behind.
+func TestALoggerThatHangsHoldsUpNeitherRunNorAController(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		release := make(chan struct{})
+		hanging := slog.New(handler(func() { <-release }))
+		h := lifecycle.New(nil, lifecycle.Options{})
+		begin := time.Now()
+		require.NoError(t, lifecycle.Run(expired(), h, lifecycle.RunOptions{Signals: noSignals, Logger: hanging}))
+		require.Equal(t, lifecycle.ForceGrace, time.Since(begin))
+
+		c := lifecycle.NewController[string](lifecycle.ControllerOptions{Logger: hanging})
+		for _, key := range []string{"orders", "users"} {
+			_, err := c.Launch(background, key, func(context.Context) (*lifecycle.Host, error) { return lifecycle.New(nil, lifecycle.Options{}), nil })
+			require.NoError(t, err)
+		}
+		require.NoError(t, c.Exit(background))
+		require.Equal(t, 2*lifecycle.ForceGrace, time.Since(begin), "the second record is not waited for")
+		close(release)
+	})
+}
+
+func TestALoggerThatPanicsEndsNeitherRunNorTheProcess(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := lifecycle.New(nil, lifecycle.Options{})
+		require.NoError(t, lifecycle.Run(expired(), h, lifecycle.RunOptions{Signals: noSignals, Logger: slog.New(handler(func() { panic("logger") }))}))
+		require.Equal(t, "clean", h.Report().Outcome)
+	})
+}
+
+// The first paragraph of a goroutine profile is that of the most frequent stack.
+func TestTasksDeeperThanAProfileHaveAStackAllTheSame(t *testing.T) {
+	release := make(chan struct{})
+	h := lifecycle.New(nil, lifecycle.Options{})
+	for range 100 {
+		require.NoError(t, h.Go("deep", func(context.Context) error { deep(200, release); return nil }))
+	}
+	var exit *lifecycle.ExitError
+	for exit == nil || exit.Phase != lifecycle.PhaseAwaitTasks {
+		require.ErrorAs(t, h.Exit(expired()), &exit)
+		runtime.Gosched()
+	}
+	require.Equal(t, 100, exit.Stragglers[0].Count)
+	require.Contains(t, exit.Stragglers[0].Stack, "lifecycle_test.deep")
+	close(release)
+	require.NoError(t, h.Exit(background))
+}
+
+func deep(n int, release chan struct{}) {
+	if n == 0 {
+		<-release
+		return
+	}
+	deep(n-1, release)
 }

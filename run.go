@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"os/signal"
+	"reflect"
 	"syscall"
 	"time"
 )
@@ -17,13 +19,16 @@ type RunOptions struct {
 	Grace time.Duration
 	// Flush is how long a forced exit may take to write what was accepted. 0: 5 s.
 	// Grace + Flush, and a moment, is what a supervisor has to allow
-	// (terminationGracePeriodSeconds, TimeoutStopSec).
+	// (terminationGracePeriodSeconds, TimeoutStopSec). The moment is ForceGrace for
+	// those who obey, and as much for each release hook, observer or logger that
+	// takes it.
 	Flush time.Duration
 	// Signals begin the exit; a second one forces it, whoever has begun it. nil:
 	// SIGINT and SIGTERM.
 	Signals []os.Signal
 	// Logger gets what begins the exit, how long it may take at worst, and what
-	// forces it. nil: silent.
+	// forces it. nil: silent. A record that is not written within ForceGrace is left
+	// behind, and what comes before it has been is not logged.
 	Logger *slog.Logger
 }
 
@@ -43,7 +48,7 @@ func Run(ctx context.Context, e Exiter, opts RunOptions) error {
 	switch {
 	case ctx == nil:
 		return fmt.Errorf("lifecycle: Run: %w: a nil context", ErrInvalid)
-	case e == nil || e == Exiter((*Host)(nil)):
+	case isNil(e):
 		return fmt.Errorf("lifecycle: Run: %w: nothing to run", ErrInvalid)
 	case opts.Grace < 0 || opts.Flush < 0:
 		return fmt.Errorf("lifecycle: Run: %w: a negative Grace or Flush", ErrInvalid)
@@ -57,9 +62,7 @@ func Run(ctx context.Context, e Exiter, opts RunOptions) error {
 	if opts.Signals == nil {
 		opts.Signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
 	}
-	if opts.Logger == nil {
-		opts.Logger = slog.New(slog.DiscardHandler)
-	}
+	logger := guardedLogger{logger: opts.Logger}
 	signals := make(chan os.Signal, 2) // room for the one that begins the exit and the one that forces it
 	if len(opts.Signals) > 0 {         // Notify takes none for all
 		signal.Notify(signals, opts.Signals...)
@@ -77,7 +80,8 @@ func Run(ctx context.Context, e Exiter, opts RunOptions) error {
 	case <-ctx.Done():
 		why = text(context.Cause(ctx))
 	}
-	opts.Logger.Info("exit", "why", why, "grace", opts.Grace, "flush", opts.Flush, "at_worst", opts.Grace+opts.Flush)
+	atWorst := opts.Grace + min(opts.Flush, math.MaxInt64-opts.Grace)
+	logger.log(slog.LevelInfo, "exit", "why", why, "grace", opts.Grace, "flush", opts.Flush, "at_worst", atWorst)
 
 	// Their own contexts: ctx may be done. What it says of whose it is, they say too.
 	grace, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), opts.Grace,
@@ -94,7 +98,7 @@ func Run(ctx context.Context, e Exiter, opts RunOptions) error {
 					force(fmt.Errorf("a second signal, %v, came", s))
 					return
 				}
-				opts.Logger.Info("a signal while the exit is under way; another one forces it", "signal", s.String())
+				logger.log(slog.LevelInfo, "a signal while the exit is under way; another one forces it", "signal", s.String())
 			case <-grace.Done():
 				return
 			}
@@ -108,7 +112,7 @@ func Run(ctx context.Context, e Exiter, opts RunOptions) error {
 	}
 	because := context.Cause(grace)
 	if err != nil {
-		opts.Logger.Warn("exit is forced", "because", because.Error(), "err", text(err))
+		logger.log(slog.LevelWarn, "exit is forced", "because", because.Error(), "err", text(err))
 	}
 	flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), opts.Flush)
 	defer cancel()
@@ -116,4 +120,10 @@ func Run(ctx context.Context, e Exiter, opts RunOptions) error {
 		return fmt.Errorf("lifecycle: Run: the exit was forced since %w: %w", because, err)
 	}
 	return nil
+}
+
+// isNil reports whether e is nil, or a nil *Host or *Controller.
+func isNil(e Exiter) bool {
+	v := reflect.ValueOf(e)
+	return !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil()
 }

@@ -15,7 +15,8 @@ import (
 // Every goroutine of a host carries two profiler labels: whose it is, and what it
 // does. They are for a person who looks at a profile, and a stack is found by them.
 // Goroutines that user code starts inherit them, so a stack counts only if one of
-// this package's mains is at its root.
+// this package's mains is at its root, or if it is so deep that the root is not to
+// be seen.
 //
 // The host's is its name and a number, "orders#2", for other hosts of the process
 // may have that name. There are no more than these two, since the time of a
@@ -25,6 +26,8 @@ const (
 	labelTask = "lifecycle.task"
 	labelHook = "lifecycle.hook"
 	labelLog  = "lifecycle.log"
+
+	labelObserver = "lifecycle.observer" // and the logger
 )
 
 var hosts atomic.Uint64 // that the process has made
@@ -104,7 +107,8 @@ func lookUpStacks(wanted map[label]string) {
 	if pprof.Lookup("goroutine").WriteTo(&profile, 1) != nil {
 		return
 	}
-	for paragraph := range bytes.SplitSeq(profile.Bytes(), []byte("\n\n")) {
+	_, paragraphs, _ := bytes.Cut(profile.Bytes(), []byte("\n")) // behind "goroutine profile: total …"
+	for paragraph := range bytes.SplitSeq(paragraphs, []byte("\n\n")) {
 		l := paragraphLabel(paragraph)
 		if stack, ok := wanted[l]; !ok || stack != "" {
 			continue
@@ -122,7 +126,7 @@ func paragraphLabel(paragraph []byte) label {
 	if !ok {
 		return label{}
 	}
-	for _, kind := range []string{labelTask, labelHook, labelLog} {
+	for _, kind := range []string{labelTask, labelHook, labelLog, labelObserver} {
 		if name, ok := labelValue(line, kind); ok {
 			return label{host, kind, name}
 		}

@@ -32,7 +32,7 @@ import (
 //
 // It returns an error that is ErrInvalid if h, server or listener is nil or name is
 // empty, and ErrExiting once h's exit has begun. Nothing is served then, and the
-// listener is closed.
+// listener is closed; an exit that begins meanwhile may shut the server down all the same.
 func Serve(h *lifecycle.Host, name string, server *http.Server, listener net.Listener) error {
 	return serve(h, "Serve", name, server, listener, func() error { return server.Serve(listener) })
 }
@@ -75,6 +75,7 @@ func serveUntilExit(ctx context.Context, h *lifecycle.Host, server *http.Server,
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(closed)
+		defer func() { _ = recover() }() // Close calls the listener's, which is the user's
 		server.Close()
 	})
 	defer func() {
@@ -83,7 +84,7 @@ func serveUntilExit(ctx context.Context, h *lifecycle.Host, server *http.Server,
 		}
 	}()
 	err := run()
-	if errors.Is(err, http.ErrServerClosed) {
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		select {
 		case <-h.Exiting():
 			return nil

@@ -304,7 +304,8 @@ func drawCurves(name, title, x, y string, curves []curve) error {
 	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
 	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
 	p.X.Tick.Marker, p.Y.Tick.Marker = plot.LogTicks{Prec: -1}, plot.LogTicks{Prec: -1}
-	p.Legend.Top, p.Legend.Left = true, true
+	first := curves[0].points // the legend goes where it does not run
+	p.Legend.Top, p.Legend.Left = true, len(first) == 0 || first[0].median < first[len(first)-1].median
 	grid := plotter.NewGrid()
 	grid.Horizontal.Color, grid.Vertical.Color = color.Gray{0xdd}, color.Gray{0xdd}
 	p.Add(grid)
