@@ -132,8 +132,8 @@ func New(log Log, opts Options) *Host {
 // PhaseCheckpoint or PhaseRelease. The hooks of a phase run one after another,
 // last registered first, as defer does. A hook's error, panic or Goexit is kept
 // for Exit's result as a *HookError and skips nothing. Its context is cancelled
-// only by ForceExit, which skips hooks of the first two kinds that have not
-// begun.
+// by ForceExit, which skips hooks of the first two kinds that have not begun, and
+// otherwise not before the exit has ended.
 //
 // OnExit does not block. It returns an error that is ErrExiting once the exit has
 // begun, and ErrInvalid if the phase takes no hooks, name is empty or hook is

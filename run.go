@@ -38,8 +38,9 @@ type RunOptions struct {
 // write what was accepted.
 //
 // It returns what the exit returned, nil if it was clean, whoever began it; if it
-// was forced, the error says by what. Before that Run returns only ErrInvalid for
-// a nil ctx or e or a negative duration, with nothing begun. Signals are caught
+// was forced, the error says by what. Otherwise Run returns only, with nothing begun,
+// ErrInvalid for a nil ctx or e or a negative duration, at once, and ErrSelfExit if
+// ctx descends from e, when it would exit. Signals are caught
 // while Run runs and not otherwise.
 // A signal that comes earlier, while a long recovery runs, say, does what it does
 // without Run: it ends the process, or ends the context of a signal.NotifyContext,

@@ -53,7 +53,7 @@
 // name, so whatever is wrong there is damage. In the last one it goes on to the first place where no valid
 // frame continues the chain, or to the mark of a clean close. The rest of the
 // file is searched for a frame header written after the offset expected there had been synced. If there is one, Open
-// refuses with a *DamageError and has changed nothing. If not, that place is the end: what follows was never
+// refuses with a *DamageError and has changed no segment. If not, that place is the end: what follows was never
 // acknowledged.
 //
 // What is read of the last segment may stand only in the system's cache, after a sync of it failed. On Linux Open

@@ -21,7 +21,7 @@ var (
 )
 
 // DamageError reports that data which the log had acknowledged, or might have, can't be read back.
-// Nothing was changed when it is returned.
+// No segment was changed when it is returned.
 type DamageError struct {
 	Segment  string // path of the file
 	Position int64  // of the first byte that could not be read as it was written
@@ -30,7 +30,7 @@ type DamageError struct {
 }
 
 func (e *DamageError) Error() string {
-	return fmt.Sprintf("commitlog: %s: damage at byte %d, where offset %d belongs: %s; nothing was changed: "+
+	return fmt.Sprintf("commitlog: %s: damage at byte %d, where offset %d belongs: %s; no segment was changed: "+
 		"restore the file from a copy, or, to give up offset %d and everything after it, "+
 		"overwrite the file from that byte to its end with zeros (remove it, if the byte is 0) and remove the segments after it",
 		e.Segment, e.Position, e.Offset, e.Why, e.Offset)

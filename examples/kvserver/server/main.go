@@ -173,7 +173,7 @@ func serveUntilSignal(c config, logger *slog.Logger, stdout io.Writer) error {
 	if c.debug != "" {
 		debug, err := serveDebug(c.debug, d.host, c.Debug, logger)
 		if err != nil {
-			return errors.Join(err, d.host.Exit(context.Background()))
+			return errors.Join(err, exitNow(d.host, c, logger))
 		}
 		defer debug.close()
 		logger.Info("status page", "url", "http://"+debug.addr.String()+"/debug/lifecycle")
@@ -213,7 +213,7 @@ func start(c config, logger *slog.Logger) (_ *database, err error) {
 	})
 	defer func() {
 		if err != nil { // the log is the host's now, so the way back is its exit
-			err = errors.Join(err, host.Exit(context.Background()))
+			err = errors.Join(err, exitNow(host, c, logger))
 		}
 	}()
 	m.store = newStore(host.Durability(), state.table)
@@ -239,6 +239,13 @@ func start(c config, logger *slog.Logger) (_ *database, err error) {
 	logger.Info("serving", "addr", listener.Addr().String(), "dir", c.dir, "keys", keys,
 		"snapshot", state.snapshot, "next", next, "recovery", recovery)
 	return &database{host, m.store, listener.Addr()}, nil
+}
+
+// exitNow is untilExit without the waiting.
+func exitNow(host *lifecycle.Host, c config, logger *slog.Logger) error {
+	ended, cancel := context.WithCancelCause(context.Background())
+	cancel(errors.New("the server did not start"))
+	return lifecycle.Run(ended, host, lifecycle.RunOptions{Grace: c.grace, Flush: c.flush, Logger: logger})
 }
 
 // untilExit waits for a signal, for ctx to end, or until the host begins its exit
