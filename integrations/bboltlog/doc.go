@@ -37,8 +37,12 @@
 //   - What was appended before a Sync, or a Close, that returned nil is there when the
 //     database is opened again, in order, once, at its offset. What was not may be
 //     there, from the next offset on and without gaps, or not.
-//   - After the first failed Update everything is refused, also by other Logs in the
-//     same *bbolt.DB, until the database is opened again.
+//   - After a log's first failed Update (its own, a truncation's, or that of an Open
+//     whose commit failed) Append, Sync, TruncateBefore and Open are refused, also of
+//     other Logs in the same *bbolt.DB, until the database is opened again. A Close
+//     that has something left to sync, and has not been told so before, returns an
+//     error. Read goes on: what was durable still is. Of an Update of the server's
+//     that failed the logs know nothing.
 //   - One Log at a time in a bucket. Others are refused with ErrLocked. (Other
 //     processes are kept out by bbolt's own lock.)
 //   - A transaction that is missing, at the ends or between them, is a *DamageError,

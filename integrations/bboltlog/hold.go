@@ -1,6 +1,7 @@
 package bboltlog
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"weak"
@@ -15,10 +16,12 @@ var databases = struct {
 	byDB map[weak.Pointer[bbolt.DB]]*database
 }{byDB: map[weak.Pointer[bbolt.DB]]*database{}}
 
-// database is one of them. databases.mu guards it.
+// database is one of them. databases.mu guards what comes before updates.
 type database struct {
 	buckets map[string]bool
 	failure error // an update failed: what the database shows may not be durable
+
+	updates sync.Mutex // held by the log whose update runs, until it is known how it ended
 }
 
 // hold is a bucket that a Log has to itself.
@@ -43,13 +46,39 @@ func take(db *bbolt.DB, bucket string) (*hold, error) {
 		databases.byDB[key] = e
 	}
 	if e.failure != nil {
-		return nil, fmt.Errorf("an update of this database has failed, and what it shows may not be durable: open the database again: %w", e.failure)
+		return nil, e.refusal()
 	}
 	if e.buckets[bucket] {
 		return nil, ErrLocked
 	}
 	e.buckets[bucket] = true
 	return &hold{key, e, bucket}, nil
+}
+
+// update is one Update. After one that bbolt could not commit, or from which it has
+// not returned, everything is refused, in all logs of the database. Their updates run one
+// after another here as well as in bbolt: bbolt lets the next one in before anybody
+// knows that the last one has failed.
+func (h *hold) update(db *bbolt.DB, change func(*bbolt.Tx) error) error {
+	h.database.updates.Lock()
+	defer h.database.updates.Unlock()
+	if err := h.poisoned(); err != nil {
+		return err
+	}
+	failure, inDoubt := errors.New("it has not ended"), false
+	defer func() {
+		if inDoubt {
+			h.poison(failure)
+		}
+	}()
+	failure = db.Update(func(tx *bbolt.Tx) error {
+		inDoubt = true
+		err := change(tx)
+		inDoubt = err == nil // else bbolt commits nothing
+		return err
+	})
+	inDoubt = inDoubt && failure != nil
+	return failure
 }
 
 func (h *hold) poison(err error) {
@@ -60,10 +89,18 @@ func (h *hold) poison(err error) {
 	}
 }
 
+// poisoned is what everything is refused with, if a log's update has failed.
 func (h *hold) poisoned() error {
 	databases.mu.Lock()
 	defer databases.mu.Unlock()
-	return h.database.failure
+	return h.database.refusal()
+}
+
+func (d *database) refusal() error {
+	if d.failure == nil {
+		return nil
+	}
+	return fmt.Errorf("refused, since an update of this database has failed, and what it shows may not be durable: open the database again: %w", d.failure)
 }
 
 func (h *hold) release() {

@@ -118,7 +118,7 @@ func Open(db *bbolt.DB, opts Options) (*Log, error) {
 func (l *Log) load() error {
 	var first, next uint64
 	var wrong error
-	err := l.db.Update(func(tx *bbolt.Tx) error {
+	err := l.hold.update(l.db, func(tx *bbolt.Tx) error {
 		first, next, wrong = l.ends(tx)
 		if wrong != nil {
 			return wrong
@@ -270,20 +270,15 @@ func (l *Log) Sync() error {
 	return l.sync()
 }
 
-// sync is one Update. If bbolt does not return from it, the log has failed too.
+// sync is one Update. If bbolt does not return from it, or can't begin it, the log
+// has failed too.
 func (l *Log) sync() error {
 	offset, next := l.durable.Load(), l.next.Load()
 	if offset == next {
 		return nil
 	}
 	l.failure = l.failed("sync", errors.New("it has not ended"))
-	returned := false
-	defer func() {
-		if !returned {
-			l.hold.poison(l.failure)
-		}
-	}()
-	err := l.db.Update(func(tx *bbolt.Tx) error {
+	err := l.hold.update(l.db, func(tx *bbolt.Tx) error {
 		txs, err := l.transactions(tx)
 		if err != nil {
 			return err
@@ -298,7 +293,6 @@ func (l *Log) sync() error {
 		}
 		return txs.SetSequence(next)
 	})
-	returned = true
 	if err != nil {
 		l.failure = l.failed("sync", err)
 		l.hold.poison(err)
@@ -329,6 +323,10 @@ func (l *Log) refusal(doing string) error {
 	}
 	if l.failure != nil {
 		return fmt.Errorf("bboltlog: %q: %s: refused, since the log has failed before: %w", l.bucket, doing, l.failure)
+	}
+	if err := l.hold.poisoned(); err != nil { // by a truncation, or by another log
+		l.failure = l.failed(doing, err)
+		return l.failure
 	}
 	return nil
 }
@@ -423,7 +421,8 @@ func (l *Log) ahead(next, end uint64, entries []Entry, memory []byte) ([]Entry, 
 //
 // Any goroutine may call it, but not inside an Update or View of its own. It blocks
 // for the Updates and for other calls of it, and delays appends by one Update each.
-// After an error of bbolt's the log has failed.
+// After an error of bbolt's the log has failed, also for appends and for offsets that
+// were truncated before; First may then tell more than what is gone, never less.
 func (l *Log) TruncateBefore(offset uint64) error {
 	if err := l.enter("truncate"); err != nil {
 		return err
@@ -431,17 +430,19 @@ func (l *Log) TruncateBefore(offset uint64) error {
 	defer l.users.Done()
 	<-l.turn
 	defer func() { l.turn <- struct{}{} }()
-	for offset = min(offset, l.durable.Load()); l.First() < offset; {
+	for offset = min(offset, l.durable.Load()); ; {
 		if err := l.hold.poisoned(); err != nil {
-			return fmt.Errorf("bboltlog: %q: truncate: refused, since the database has failed before: %w", l.bucket, err)
+			return l.failed("truncate", err)
+		}
+		first := l.First()
+		if offset <= first {
+			return nil
 		}
 		if l.isClosed() {
 			return l.failed("truncate", ErrClosed)
 		}
-		first := l.First()
 		until := min(offset, first+truncateTxs)
-		l.first.Store(until) // before it is done: a reader that misses something asks first
-		err := l.db.Update(func(tx *bbolt.Tx) error {
+		err := l.hold.update(l.db, func(tx *bbolt.Tx) error {
 			txs, err := l.transactions(tx)
 			if err != nil {
 				return err
@@ -451,21 +452,27 @@ func (l *Log) TruncateBefore(offset uint64) error {
 					return err
 				}
 			}
-			return tx.Bucket([]byte(l.bucket)).Put(firstKey, number(until))
+			if err := tx.Bucket([]byte(l.bucket)).Put(firstKey, number(until)); err != nil {
+				return err
+			}
+			// Before it is done, since a reader that misses something asks first; and it stays
+			// if the commit fails, since a commit that failed may be visible.
+			l.first.Store(until)
+			return nil
 		})
 		if err != nil {
 			l.hold.poison(err)
 			return l.failed("truncate", err)
 		}
 	}
-	return nil
 }
 
 // Close syncs what was appended, waits for the readers and truncations that are in
 // the database, closes it if Options.CloseDB says so, and at last gives up the
-// bucket. It returns the first error met; whatever it is, everything is given up. The
-// failure of a log that failed, known already, is not returned again. A second Close
-// returns ErrClosed.
+// bucket. It returns the first error met; whatever it is, everything is given up. A
+// failure that Append or Sync has returned is not returned again; one of another log
+// in the database, or of TruncateBefore, is if something was to be synced. A second
+// Close returns ErrClosed.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	closed := l.closed

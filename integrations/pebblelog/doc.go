@@ -36,11 +36,15 @@
 //   - What was appended before a Sync, or a Close, that returned nil is there when the
 //     engine is opened again, in order, once, at its offset. What was not may be
 //     there, from the next offset on and without gaps, or not.
-//   - After the first failed commit everything is refused, also by other Logs in the
-//     same *pebble.DB, until the engine is opened again: a commit that failed is
-//     visible in it, and durable or not. The error is returned, whatever the engine's
-//     Logger does about fatal errors; Pebble's own way, Apply, calls its Fatalf, which
-//     ends the process, and returns nil where that returns.
+//   - After a log's first failed commit (its own, a truncation's, or an Open's) Append,
+//     Sync, TruncateBefore and Open are refused, also of other Logs in the same
+//     *pebble.DB, until the engine is opened again: a commit that failed is visible in
+//     it, and durable or not. A Close that has something left to sync, and has not been
+//     told so before, returns an error. Read goes on: what was durable still is. Of a
+//     write of the server's that failed the logs know nothing.
+//   - The error of a synced commit is returned, whatever the engine's Logger does about
+//     fatal errors; Pebble's own way, Apply, calls its Fatalf, which ends the process,
+//     and returns nil where that returns.
 //   - One Log at a time in a part of the keyspace. Others are refused with ErrLocked.
 //     (Other processes are kept out by the engine's own lock.)
 //   - A transaction that is missing, at the ends or between them, is a *DamageError,

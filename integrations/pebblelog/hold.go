@@ -1,6 +1,7 @@
 package pebblelog
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -44,7 +45,7 @@ func take(db *pebble.DB, prefix string) (*hold, error) {
 		engines.byDB[key] = e
 	}
 	if e.failure != nil {
-		return nil, fmt.Errorf("a commit in this engine has failed, and what it shows may not be durable: open the engine again: %w", e.failure)
+		return nil, e.refusal()
 	}
 	for other := range e.prefixes {
 		if strings.HasPrefix(other, prefix) || strings.HasPrefix(prefix, other) {
@@ -55,6 +56,22 @@ func take(db *pebble.DB, prefix string) (*hold, error) {
 	return &hold{key, e, prefix}, nil
 }
 
+// commit commits b. After a commit that failed, or from which Pebble has not
+// returned, everything is refused, in all logs of the engine.
+func (h *hold) commit(db *pebble.DB, b *pebble.Batch, o *pebble.WriteOptions) error {
+	if err := h.poisoned(); err != nil {
+		return errors.Join(err, b.Close())
+	}
+	failure := errors.New("it has not ended")
+	defer func() {
+		if failure != nil {
+			h.poison(failure)
+		}
+	}()
+	failure = commit(db, b, o)
+	return failure
+}
+
 func (h *hold) poison(err error) {
 	engines.mu.Lock()
 	defer engines.mu.Unlock()
@@ -63,10 +80,18 @@ func (h *hold) poison(err error) {
 	}
 }
 
+// poisoned is what everything is refused with, if a log's commit has failed.
 func (h *hold) poisoned() error {
 	engines.mu.Lock()
 	defer engines.mu.Unlock()
-	return h.engine.failure
+	return h.engine.refusal()
+}
+
+func (e *engine) refusal() error {
+	if e.failure == nil {
+		return nil
+	}
+	return fmt.Errorf("refused, since a commit in this engine has failed, and what it shows may not be durable: open the engine again: %w", e.failure)
 }
 
 func (h *hold) release() {

@@ -116,8 +116,7 @@ func (l *Log) load() error {
 	if err := errors.Join(b.Set(l.keys.header, header, nil), b.Set(l.keys.first, number(first), nil), b.Set(l.keys.next, number(last), nil)); err != nil {
 		return l.failed("open", err)
 	}
-	if err := commit(l.db, b, pebble.Sync); err != nil {
-		l.hold.poison(err)
+	if err := l.hold.commit(l.db, b, pebble.Sync); err != nil {
 		return l.failed("open", err)
 	}
 	l.first.Store(first)
@@ -325,17 +324,12 @@ func (l *Log) commit(o *pebble.WriteOptions) error {
 	}
 	l.batch = nil
 	l.failure = l.failed("commit", errors.New("it has not ended"))
-	defer func() {
-		if v := recover(); v != nil {
-			_ = l.fail("commit", fmt.Errorf("panic: %v", v))
-			panic(v)
-		}
-	}()
 	if err := b.Set(l.keys.next, number(next), nil); err != nil {
 		return l.fail("commit", err)
 	}
-	if err := commit(l.db, b, o); err != nil {
-		return l.fail("commit", err)
+	if err := l.hold.commit(l.db, b, o); err != nil {
+		l.failure = l.failed("commit", err)
+		return l.failure
 	}
 	l.failure = nil
 	return nil
@@ -382,6 +376,10 @@ func (l *Log) refusal(doing string) error {
 	}
 	if l.failure != nil {
 		return fmt.Errorf("pebblelog: %q: %s: refused, since the log has failed before: %w", l.keys.prefix, doing, l.failure)
+	}
+	if err := l.hold.poisoned(); err != nil { // by a truncation, or by another log
+		l.failure = l.failed(doing, err)
+		return l.failure
 	}
 	return nil
 }
@@ -456,7 +454,9 @@ func (l *Log) read(from, end uint64, yield func(Entry, error) bool) (err error) 
 //
 // Any goroutine may call it. It blocks for the sync and for other calls of it, not
 // for appends; readers under way go on with what they began, later ones of what is
-// deleted get ErrTruncated. After an error of the engine's the log has failed.
+// deleted get ErrTruncated. After an error of the engine's the log has failed, also
+// for appends and for offsets that were truncated before; First may then tell more
+// than what is gone, never less.
 func (l *Log) TruncateBefore(offset uint64) error {
 	if err := l.enter("truncate"); err != nil {
 		return err
@@ -465,20 +465,21 @@ func (l *Log) TruncateBefore(offset uint64) error {
 	<-l.turn
 	defer func() { l.turn <- struct{}{} }()
 	if err := l.hold.poisoned(); err != nil {
-		return fmt.Errorf("pebblelog: %q: truncate: refused, since the engine has failed before: %w", l.keys.prefix, err)
+		return l.failed("truncate", err)
 	}
 	first := l.first.Load()
 	offset = min(offset, l.durable.Load())
 	if offset <= first {
 		return nil
 	}
-	l.first.Store(offset) // before it is done: a reader that misses something asks first
 	b := l.db.NewBatch()
 	if err := errors.Join(b.DeleteRange(l.keys.tx(first), l.keys.tx(offset), nil), b.Set(l.keys.first, number(offset), nil)); err != nil {
 		return l.failed("truncate", err)
 	}
-	if err := commit(l.db, b, pebble.Sync); err != nil {
-		l.hold.poison(err)
+	// Before it is done, since a reader that misses something asks first; and it stays
+	// if the commit fails, since a commit that failed is visible.
+	l.first.Store(offset)
+	if err := l.hold.commit(l.db, b, pebble.Sync); err != nil {
 		return l.failed("truncate", err)
 	}
 	return nil
@@ -486,9 +487,10 @@ func (l *Log) TruncateBefore(offset uint64) error {
 
 // Close syncs what was appended, waits for the readers and truncations under way,
 // closes the engine if Options.CloseDB says so, and at last gives up the prefix. It
-// returns the first error met; whatever it is, everything is given up. The failure
-// of a log that failed, known already, is not returned again. A second Close returns
-// ErrClosed.
+// returns the first error met; whatever it is, everything is given up. A failure that
+// Append or Sync has returned is not returned again; one of another log in the
+// engine, or of TruncateBefore, is if something was to be synced. A second Close
+// returns ErrClosed.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	closed := l.closed
@@ -501,7 +503,8 @@ func (l *Log) Close() error {
 	var err error
 	if l.failure == nil {
 		err = l.sync()
-	} else if l.batch != nil {
+	}
+	if l.batch != nil {
 		_ = l.batch.Close()
 	}
 	l.users.Wait()

@@ -524,6 +524,98 @@ func TestAFailedCommitPoisonsTheLogAndTheEngine(t *testing.T) {
 	require.NoError(t, log.Close())
 }
 
+const refused = "refused, since a commit in this engine has failed"
+
+func TestAfterAFailedCommitOfOneLogTheOthersOfTheEngineAreRefused(t *testing.T) {
+	m := newMachine()
+	db := m.mustOpen(t)
+	logs := map[string]*Log{}
+	for _, name := range []string{"failing", "appends", "batches", "syncs", "truncates", "unsynced", "synced"} {
+		log, err := Open(db, Options{Prefix: name})
+		require.NoError(t, err)
+		commitAll(t, log, "a", "b")
+		logs[name] = log
+	}
+	c := [][]byte{[]byte("c")}
+	for _, name := range []string{"failing", "syncs", "unsynced"} {
+		require.NoError(t, logs[name].Append(c))
+	}
+	m.fails.Store(int64(errorfs.OpFileSync))
+	require.ErrorIs(t, logs["failing"].Sync(), errInjected)
+
+	for _, err := range []error{
+		logs["appends"].Append(c),
+		logs["batches"].AppendBatch([]byte{1, 0, 0, 0, 'c'}, 1),
+		logs["syncs"].Sync(),
+		logs["truncates"].TruncateBefore(0),
+		logs["truncates"].TruncateBefore(1),
+		logs["unsynced"].Close(),
+	} {
+		require.ErrorIs(t, err, errInjected)
+		require.ErrorContains(t, err, refused)
+	}
+	require.Zero(t, logs["truncates"].First(), "nothing was tried")
+	require.ErrorIs(t, logs["appends"].Sync(), errInjected)
+	require.NoError(t, logs["synced"].Close())
+	delete(logs, "unsynced")
+	delete(logs, "synced")
+	for name, log := range logs {
+		requireContents(t, log, "0 a", "1 b")
+		require.NoError(t, log.Close(), name) // its failure is known already
+	}
+
+	m.crash(0, 1)
+	_ = db.Close()
+	log, err := m.openLog(Options{Prefix: "syncs"})
+	require.NoError(t, err)
+	requireContents(t, log, "0 a", "1 b")
+	commitAll(t, log, "c2")
+	require.NoError(t, log.Close())
+}
+
+func TestAfterAFailedTruncationEverythingIsRefused(t *testing.T) {
+	m := newMachine()
+	db := m.mustOpen(t)
+	log, err := Open(db, Options{Prefix: "log/"})
+	require.NoError(t, err)
+	commitAll(t, log, "a", "b", "c")
+	m.fails.Store(int64(errorfs.OpFileSync))
+	require.ErrorIs(t, log.TruncateBefore(1), errInjected)
+
+	for _, offset := range []uint64{0, 1, 2} {
+		require.ErrorContains(t, log.TruncateBefore(offset), refused)
+	}
+	require.ErrorContains(t, log.Append([][]byte{[]byte("d")}), refused)
+	require.ErrorIs(t, log.Sync(), errInjected)
+	require.Equal(t, uint64(1), log.First(), "offset 0 may be there or not")
+	_, err = contents(log, 0)
+	require.ErrorIs(t, err, ErrTruncated)
+	requireContents(t, log, "1 b", "2 c")
+	require.NoError(t, log.Close())
+
+	m.crash(0, 1)
+	_ = db.Close()
+	log = m.mustOpenLog(t)
+	require.Zero(t, log.First())
+	requireContents(t, log, "0 a", "1 b", "2 c")
+	commitAll(t, log, "d2")
+	require.NoError(t, log.Close())
+}
+
+func TestAfterAFailedTruncationCloseTellsWhatItCouldNotSync(t *testing.T) {
+	m := newMachine()
+	db := m.mustOpen(t)
+	log, err := Open(db, Options{Prefix: "log/"})
+	require.NoError(t, err)
+	commitAll(t, log, "a", "b")
+	require.NoError(t, log.Append([][]byte{[]byte("c")}))
+	m.fails.Store(int64(errorfs.OpFileSync))
+	require.ErrorIs(t, log.TruncateBefore(1), errInjected)
+	require.ErrorContains(t, log.Close(), refused)
+	m.crash(0, 1)
+	_ = db.Close()
+}
+
 // Pebble panics where it is used after Close. Of the log's calls, those that a Host
 // makes return an error instead.
 func TestAnEngineThatIsClosedTooEarlyIsAnError(t *testing.T) {
