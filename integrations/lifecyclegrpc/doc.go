@@ -49,6 +49,9 @@
 // The stragglers then are the hook, whose stack stands in GracefulStop, and the calls in
 // flight, with their number.
 //
+// A unary RPC is a call from its message on. Until that has come grpc-go calls no
+// interceptor, and the straggler is the hook alone.
+//
 // # Many hosts
 //
 // A server of the many hosts of a Controller outlives each of them. [GateFor] enters the

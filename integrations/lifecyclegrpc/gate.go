@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -25,9 +26,17 @@ import (
 // ErrSelfExit rather than wait for itself. It is not cancelled by the exit, only by a
 // forced one, when that closes the connection.
 //
-// Both are interceptors of a chain, and their place in it is where the options stand
+// Two are interceptors of a chain, and their place in it is where the options stand
 // among others of grpc.ChainUnaryInterceptor and grpc.ChainStreamInterceptor. Handlers
 // of the standard health service pass, for they answer during the exit, too.
+//
+// An error that a handler returns and that is itself a Gate's refusal, of a call that it
+// made to another server, loses the details by which Refused knows it: that server did
+// nothing, but this one may have.
+//
+// A third option is grpc.ConnectionTimeout of 10 s in place of grpc-go's 120 s, since the
+// server's end waits so long for connections that don't end their handshake. Another one
+// after it replaces it.
 //
 // A panic goes on: without an interceptor that recovers it, it ends the process, as
 // grpc-go has it. A Goexit leaves the RPC without an answer, as grpc-go has it too:
@@ -38,6 +47,9 @@ func Gate(h *lifecycle.Host) []grpc.ServerOption {
 	}
 	return GateFor(func(context.Context, string) (*lifecycle.Host, error) { return h, nil })
 }
+
+// handshakeTimeout is short of lifecycle.Run's Grace.
+const handshakeTimeout = 10 * time.Second
 
 // GateFor is Gate for a server of many hosts: choose returns whose call an RPC is, by
 // its context, which has the client's metadata, and its method, "/package.Service/Method".
@@ -72,13 +84,15 @@ func GateFor(choose func(ctx context.Context, method string) (*lifecycle.Host, e
 		return lifecycle.Call{}, err
 	}
 	return []grpc.ServerOption{
+		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.ChainUnaryInterceptor(func(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 			call, err := enter(ctx, info.FullMethod)
 			if err != nil {
 				return nil, err
 			}
 			defer call.Leave()
-			return handler(call.Context(ctx), request)
+			answer, err := handler(call.Context(ctx), request)
+			return answer, withoutRefusal(err)
 		}),
 		grpc.ChainStreamInterceptor(func(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 			call, err := enter(stream.Context(), info.FullMethod)
@@ -86,7 +100,7 @@ func GateFor(choose func(ctx context.Context, method string) (*lifecycle.Host, e
 				return err
 			}
 			defer call.Leave()
-			return handler(server, &streamOf{stream, call.Context(stream.Context())})
+			return withoutRefusal(handler(server, &streamOf{stream, call.Context(stream.Context())}))
 		}),
 	}
 }
@@ -118,9 +132,22 @@ var refusal = func() error {
 	return with.Err()
 }()
 
+// withoutRefusal returns what a handler answers who got err: one that was called can't
+// answer that nothing was done.
+func withoutRefusal(err error) error {
+	if !Refused(err) {
+		return err
+	}
+	s := status.Convert(err)
+	return status.Error(s.Code(), "another server, which was called, refused: "+s.Message())
+}
+
 // Refused reports whether err, as a client got it, is the answer of a Gate whose exit
 // had begun: the handler was not called, so the call may be made again elsewhere
 // whatever it does. (Of any other error with codes.Unavailable that can't be said.)
+//
+// A Gate's server strips the details of refusals that its handlers pass on. One without a
+// Gate that calls others has to do that itself, or its clients take theirs for its own.
 func Refused(err error) bool {
 	for _, detail := range status.Convert(err).Details() {
 		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.Domain == Domain && info.Reason == ReasonExiting {

@@ -2,6 +2,7 @@ package lifecyclegrpc
 
 import (
 	"context"
+	"reflect"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -42,9 +43,10 @@ type Health struct {
 	exiting <-chan struct{}
 }
 
-// NewHealth returns the health service of src.
+// NewHealth returns the health service of src. It panics if that is nil, or a pointer
+// that is.
 func NewHealth(src Source) *Health {
-	if h, ok := src.(*lifecycle.Host); src == nil || ok && h == nil {
+	if v := reflect.ValueOf(src); src == nil || v.Kind() == reflect.Pointer && v.IsNil() {
 		panic("lifecyclegrpc: NewHealth: a nil source")
 	}
 	return &Health{health.NewServer(), src.Exiting()}

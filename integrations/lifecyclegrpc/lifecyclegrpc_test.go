@@ -10,12 +10,14 @@ import (
 	"runtime"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	testpb "google.golang.org/grpc/interop/grpc_testing"
@@ -339,6 +341,143 @@ func TestOnceTheExitHasBegunCallsAreRefusedAndNothingIsDone(t *testing.T) {
 	require.False(t, lifecyclegrpc.Refused(status.Error(codes.Unavailable, "connection reset")))
 }
 
+func TestARefusalThatAHandlerPassesOnIsNoneOfItsOwn(t *testing.T) {
+	down := newHost(t)
+	gated := grpc.NewServer(lifecyclegrpc.Gate(down)...)
+	testpb.RegisterTestServiceServer(gated, &orders{})
+	listener := listen(t)
+	served := make(chan error, 1)
+	go func() { served <- gated.Serve(listener) }() // it goes on when its host has exited
+	t.Cleanup(func() { gated.Stop(); require.NoError(t, <-served) })
+	further := testpb.NewTestServiceClient(dial(t, listener))
+	require.NoError(t, down.Exit(t.Context()))
+
+	h := newHost(t)
+	commitThenCall := func(ctx context.Context) error {
+		if _, err := h.Durability().Commit(ctx, []byte("debit")); err != nil {
+			return err
+		}
+		err := put(ctx, further, "")
+		require.True(t, lifecyclegrpc.Refused(err))
+		return fmt.Errorf("ledger: %w", err)
+	}
+	client, _, _ := serve(t, h, &orders{
+		unary:  func(ctx context.Context, _ []byte) error { return commitThenCall(ctx) },
+		stream: func(stream testpb.TestService_FullDuplexCallServer) error { return commitThenCall(stream.Context()) },
+	})
+	unary := put(t.Context(), client, "")
+	stream, err := client.FullDuplexCall(t.Context())
+	require.NoError(t, err)
+	_, streaming := stream.Recv()
+	for _, err := range []error{unary, streaming} {
+		require.Equal(t, codes.Unavailable, status.Code(err))
+		require.ErrorContains(t, err, "another server, which was called, refused: ledger: ")
+		require.False(t, lifecyclegrpc.Refused(err), "what was committed is taken for refused")
+	}
+	require.EqualValues(t, 2, h.Durability().Durable())
+	require.NoError(t, h.Exit(t.Context()))
+}
+
+// rawly connects to listener and writes text.
+func rawly(t *testing.T, listener net.Listener, text string) net.Conn {
+	t.Helper()
+	connection, err := net.Dial("tcp", listener.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { connection.Close() })
+	_, err = io.WriteString(connection, text)
+	require.NoError(t, err)
+	return connection
+}
+
+// greeted waits for the server's SETTINGS, which come before it reads a byte.
+func greeted(t *testing.T, connection net.Conn) net.Conn {
+	t.Helper()
+	_, err := io.ReadFull(connection, make([]byte, 9))
+	require.NoError(t, err)
+	return connection
+}
+
+func requireClosed(t *testing.T, connection net.Conn) {
+	t.Helper()
+	_, err := io.Copy(io.Discard, connection) // nil: EOF
+	if err != nil {
+		require.ErrorContains(t, err, "reset")
+	}
+}
+
+const never = time.Hour // that a test lets a handshake take: who waits for it fails
+
+func TestAConnectionThatSaysNothingKeepsNoExitWaiting(t *testing.T) {
+	h := newHost(t)
+	server := grpc.NewServer(append(lifecyclegrpc.Gate(h), grpc.ConnectionTimeout(never))...)
+	testpb.RegisterTestServiceServer(server, &orders{unary: func(context.Context, []byte) error { return nil }})
+	var silent []net.Conn
+	for range 2 { // the hook of one ends the other's, too
+		listener := listen(t)
+		require.NoError(t, lifecyclegrpc.Serve(h, "grpc", server, listener))
+		silent = append(silent, greeted(t, rawly(t, listener, "")), rawly(t, listener, ""))
+		require.NoError(t, put(t.Context(), testpb.NewTestServiceClient(dial(t, listener)), ""))
+	}
+	require.NoError(t, h.Exit(t.Context()))
+	for _, connection := range silent {
+		requireClosed(t, connection)
+	}
+}
+
+func TestAForcedExitClosesWhatIsInItsHandshake(t *testing.T) {
+	h := newHost(t)
+	server := grpc.NewServer(append(lifecyclegrpc.Gate(h), grpc.ConnectionTimeout(never))...)
+	var half []net.Conn
+	for range 2 {
+		listener := listen(t)
+		require.NoError(t, lifecyclegrpc.Serve(h, "grpc", server, listener))
+		half = append(half, greeted(t, rawly(t, listener, "PRI * HTTP/2.0\r\n")))
+	}
+	require.ErrorIs(t, h.ForceExit(t.Context()), lifecycle.ErrForced)
+	for _, connection := range half {
+		requireClosed(t, connection)
+	}
+	for _, phase := range h.Report().Phases {
+		require.Empty(t, phase.Abandoned)
+	}
+}
+
+// Credentials that look for the peer's process, say, need the connection itself.
+func TestCredentialsFindTheConnectionThatWasAccepted(t *testing.T) {
+	h := newHost(t)
+	seen := &accepted{insecure.NewCredentials(), make(chan net.Conn, 1)}
+	client, _, listener := serve(t, h, &orders{unary: func(context.Context, []byte) error { return nil }}, grpc.Creds(seen))
+	require.NoError(t, put(t.Context(), client, ""))
+	connection := <-seen.connections
+	raw, err := connection.(syscall.Conn).SyscallConn()
+	require.NoError(t, err)
+	require.NoError(t, raw.Control(func(uintptr) {}))
+	inner := connection.(interface{ NetConn() net.Conn }).NetConn()
+	require.IsType(t, &net.TCPConn{}, inner)
+	require.Equal(t, listener.Addr(), inner.LocalAddr())
+	require.NoError(t, h.Exit(t.Context()))
+}
+
+type accepted struct {
+	credentials.TransportCredentials
+	connections chan net.Conn
+}
+
+func (a *accepted) ServerHandshake(connection net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	a.connections <- connection
+	return a.TransportCredentials.ServerHandshake(connection)
+}
+
+func TestAHandshakeThatDoesNotEndIsWaitedForAsLongAsTheServersOptionSays(t *testing.T) {
+	h := newHost(t)
+	server := grpc.NewServer(append(lifecyclegrpc.Gate(h), grpc.ConnectionTimeout(50*time.Millisecond))...)
+	listener := listen(t)
+	require.NoError(t, lifecyclegrpc.Serve(h, "grpc", server, listener))
+	half := greeted(t, rawly(t, listener, "PRI * HTTP/2.0\r\n"))
+	require.NoError(t, h.Exit(t.Context()))
+	requireClosed(t, half)
+}
+
 func TestAClientWithARetryPolicyGoesToAnotherServer(t *testing.T) {
 	leaving, staying := newHost(t), newHost(t)
 	served := func(h *lifecycle.Host) (net.Listener, *atomic.Int64) {
@@ -515,6 +654,7 @@ func TestWhatServeRefusesIsNotServedAndItsListenerClosed(t *testing.T) {
 	require.Panics(t, func() { lifecyclegrpc.GateFor(nil) })
 	require.Panics(t, func() { lifecyclegrpc.NewHealth(nil) })
 	require.Panics(t, func() { lifecyclegrpc.NewHealth((*lifecycle.Host)(nil)) })
+	require.PanicsWithValue(t, "lifecyclegrpc: NewHealth: a nil source", func() { lifecyclegrpc.NewHealth((*lifecycle.Controller[string])(nil)) })
 	require.NoError(t, running.Exit(t.Context()))
 	require.Empty(t, running.Report().Phases[0].Hooks, "a hook of what was refused")
 }

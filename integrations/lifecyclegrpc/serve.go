@@ -15,9 +15,17 @@ import (
 // that ends it, GracefulStop(server). Both have the given name. It does not block. The
 // server should have been made with Gate(h).
 //
-// In an exit the hook refuses connections and RPCs and waits for those in flight. A
-// forced exit that skips the hook or cuts it short stops the server, by the task's
+// In an exit the hook refuses connections and RPCs and waits for those in flight.
+// Connections that have not said a byte are closed; those in the midst of their
+// handshake are waited for as grpc.ConnectionTimeout says, 10 s with Gate. A forced exit
+// that skips the hook or cuts it short closes all and stops the server, by the task's
 // cancellation or the hook's.
+//
+// The RPC counts from its first message on where it is unary: until that has come grpc-go
+// calls no interceptor, and what keeps the exit waiting is the hook, but no call.
+//
+// What the server's credentials see as the connection is one of this package, whose
+// method NetConn returns the one that listener has accepted.
 //
 // If the server stops to serve while h runs, h fails: with the error of its Accept,
 // say, or because somebody else has stopped it or had before. A host that nobody can
@@ -45,9 +53,10 @@ func Serve(h *lifecycle.Host, name string, server *grpc.Server, listener net.Lis
 		return errors.Join(fmt.Errorf("lifecyclegrpc: Serve: %w: a nil %s", lifecycle.ErrInvalid, missing), listener.Close())
 	}
 	// The hook first: a server must not run for a moment without one.
+	kept := newListener(listener)
 	err := h.OnExit(lifecycle.PhaseExitModule, name, GracefulStop(server))
 	if err == nil {
-		err = h.Go(name, func(ctx context.Context) error { return serveUntilExit(ctx, h, server, listener) })
+		err = h.Go(name, func(ctx context.Context) error { return serveUntilExit(ctx, h, server, kept) })
 	}
 	if err != nil {
 		return errors.Join(err, listener.Close())
@@ -57,10 +66,11 @@ func Serve(h *lifecycle.Host, name string, server *grpc.Server, listener net.Lis
 
 // serveUntilExit is the task. A graceful exit has stopped the server before it cancels
 // ctx.
-func serveUntilExit(ctx context.Context, h *lifecycle.Host, server *grpc.Server, listener net.Listener) error {
+func serveUntilExit(ctx context.Context, h *lifecycle.Host, server *grpc.Server, listener *listener) error {
 	stopped := make(chan struct{})
 	cancel := context.AfterFunc(ctx, func() {
 		defer close(stopped)
+		listener.closeAll() // Stop waits for those in their handshake
 		server.Stop()
 	})
 	defer func() {
@@ -90,6 +100,11 @@ func serveUntilExit(ctx context.Context, h *lifecycle.Host, server *grpc.Server,
 //
 // A handler that ignores its context keeps the hook waiting even then: a forced exit
 // leaves both behind, by name.
+//
+// Alone, without Serve, it also waits for every connection that has not ended its
+// handshake, and Stop does, as long as grpc.ConnectionTimeout allows: 120 s unless the
+// server has an option that says less, 10 s with Gate or GateFor. One connection that
+// says nothing is enough.
 func GracefulStop(server *grpc.Server) func(ctx context.Context) error {
 	if server == nil {
 		panic("lifecyclegrpc: GracefulStop: a nil server")
