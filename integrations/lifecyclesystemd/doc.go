@@ -16,7 +16,7 @@
 //	READY=1                    by Ready
 //	STOPPING=1                 the moment the exit begins (Exiting is closed), whoever began it
 //	EXTEND_TIMEOUT_USEC=…      every second at most, if the exit has made progress since the last look
-//	WATCHDOG=1                 where WATCHDOG_USEC is set, every half of it until the exit begins, while the host is healthy
+//	WATCHDOG=1                 where WATCHDOG_USEC is set, every quarter of it until the exit begins, while no running host's log stands still
 //	STATUS=…                   by Ready and Status, and during the exit when there is something new
 //
 // # Progress
@@ -25,6 +25,21 @@
 // ended, or transactions were written or became durable; or when Progress is called, as a
 // hook does that takes long by itself. Looking costs a Status of each host and, only if
 // nothing has moved, the Reports of at most eight, each about a goroutine profile.
+//
+// Only a Report shows hooks that have ended. So where N > 8 hosts are in a phase with
+// hooks they take turns, each asked at every (N/8)th look that sees nothing else move, and
+// a hook's end is seen so many looks later at most; twice as many in a phase in which its
+// host has not been asked yet. Of 80 hosts with looks every second that is 10 s, or 20 s:
+// Still has to be longer, or the hooks call Progress.
+//
+// # The watchdog
+//
+// Every quarter of WATCHDOG_USEC the hosts that run are looked at, and WATCHDOG=1 is sent
+// unless one of them has, for the third look or more, transactions accepted that are not
+// durable, and none of them has become so. A stall shorter than WATCHDOG_USEC therefore
+// never gets the process killed, and a log that stands still for good does, between 1¼ and
+// 1½ times WATCHDOG_USEC after it stopped. Stalls of several hosts that overlap count as
+// one, from the first's beginning to the last's end.
 //
 // # The arithmetic of timeouts
 //

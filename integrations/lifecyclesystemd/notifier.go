@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -68,8 +69,8 @@ type request struct {
 // begins and makes progress. It does not block.
 //
 // Whether there is a systemd, and where, it reads from the environment (NOTIFY_SOCKET,
-// WATCHDOG_USEC, WATCHDOG_PID). The error is ErrInvalid if src is nil or has no hosts to
-// look at, if Still is too short, or if the environment can't be meant.
+// WATCHDOG_USEC, WATCHDOG_PID). The error is ErrInvalid if src is nil, or a pointer that
+// is, or has no hosts to look at, if Still is too short, or if the environment can't be meant.
 func Start(src Source, opts Options) (*Notifier, error) {
 	send, err := sender(os.Getenv("NOTIFY_SOCKET"))
 	if err != nil {
@@ -91,11 +92,11 @@ func start(src Source, opts Options, send func(string) error, watchdog time.Dura
 		requests: make(chan request),
 		ended:    make(chan struct{}),
 	}
+	if v := reflect.ValueOf(src); v.Kind() == reflect.Pointer && v.IsNil() {
+		return nil, invalid("a nil %T", src)
+	}
 	switch src := src.(type) {
 	case *lifecycle.Host:
-		if src == nil {
-			return nil, invalid("a nil host")
-		}
 		n.hosts = func() []*lifecycle.Host { return []*lifecycle.Host{src} }
 	case interface{ Hosts() []*lifecycle.Host }:
 		n.hosts = src.Hosts
@@ -149,8 +150,9 @@ func sender(socket string) (func(message string) error, error) {
 // TimeoutStartSec.
 //
 // told says whether systemd has been told: false without an error if there is none. The
-// error is the socket's, which Ready waits for no longer than 100 ms (it may be called
-// again), or ErrExiting once the exit has begun.
+// error is the socket's, where that has no room for 100 ms (Ready may be called again),
+// or ErrExiting once the exit has begun. Messages are told one after another, so Ready
+// waits for its turn first: with n of them at once for n times 100 ms at most.
 func (n *Notifier) Ready(status string) (told bool, err error) {
 	message := daemon.SdNotifyReady
 	if status != "" {
@@ -172,8 +174,10 @@ func (n *Notifier) Status(text string) (told bool, err error) {
 // addition.
 func (n *Notifier) Progress() { n.marks.Add(1) }
 
-// Wait waits until the exit has ended and everything about it has been told, which is
-// 100 ms later at most, and then the Notifier owns no goroutine. It returns nil at once
+// Wait waits until the exit has ended and everything about it has been told, and then the
+// Notifier owns no goroutine. That is the look and the message later that are on their
+// way at the exit's end, and for an exit that was shorter than these the first look and
+// STOPPING=1, and a message before it: each message 100 ms at most. It returns nil at once
 // if there is no systemd. The error is what kept messages from being told, those of
 // Ready and Status excepted: no reason to take the exit for failed.
 func (n *Notifier) Wait() error {
@@ -209,7 +213,7 @@ func (n *Notifier) run() {
 func (n *Notifier) runUntilExiting() {
 	var tick <-chan time.Time
 	if n.watchdog > 0 {
-		ticker := time.NewTicker(max(n.watchdog/2, 1))
+		ticker := time.NewTicker(max(n.watchdog/4, 1))
 		defer ticker.Stop()
 		tick = ticker.C
 	}

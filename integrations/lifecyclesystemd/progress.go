@@ -1,7 +1,9 @@
 package lifecyclesystemd
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/seed080d9131/lifecycle"
@@ -11,6 +13,7 @@ import (
 type progress struct {
 	seen  map[*lifecycle.Host]exit
 	marks uint64
+	asks  uint64 // Reports so far
 }
 
 // exit is how far a host's exit has come. A number that counts what is left may flicker
@@ -23,7 +26,8 @@ type exit struct {
 	queued  int
 	left    uint64 // accepted and not durable
 	durable lifecycle.Offset
-	hooks   int // of its Report that have ended; notAsked: in this phase
+	hooks   int    // of its last Report that had ended; notAsked: in this phase
+	asked   uint64 // the number of that Report; 0: none yet
 }
 
 const notAsked = -1
@@ -61,7 +65,7 @@ func (e exit) advance(s lifecycle.Status, known bool) (exit, bool) {
 	for _, t := range s.Tasks {
 		tasks += t.Count
 	}
-	now := exit{s.State, s.Phase, tasks, s.Calls, s.QueuedBytes, s.Accepted - s.Durable, s.Durable, notAsked}
+	now := exit{s.State, s.Phase, tasks, s.Calls, s.QueuedBytes, s.Accepted - s.Durable, s.Durable, notAsked, e.asked}
 	if !known {
 		return now, true
 	}
@@ -78,25 +82,27 @@ func (e exit) advance(s lifecycle.Status, known bool) (exit, bool) {
 }
 
 // lookAtHooks asks the Reports of those whose exit is in a phase with hooks: a Status
-// does not show them, and a Report costs a goroutine profile. Those that were asked
-// before come first, for there must be something to compare with.
+// does not show them, and a Report costs a goroutine profile. Those come first who were
+// asked longest ago, so that each has its turn; the first Report of a phase is only what
+// the next is compared with.
 func (p *progress) lookAtHooks(hosts []*lifecycle.Host) (moved bool) {
-	left := maxReports
-	for _, before := range []bool{true, false} {
-		for _, h := range hosts {
-			e := p.seen[h]
-			if left == 0 || e.state != lifecycle.Exiting || !takesHooks(e.phase) || (e.hooks != notAsked) != before {
-				continue
-			}
-			left--
-			hooks := 0
-			for _, phase := range h.Report().Phases {
-				hooks += len(phase.Hooks)
-			}
-			moved = moved || before && hooks > e.hooks
-			e.hooks = hooks
-			p.seen[h] = e
+	var inHooks []*lifecycle.Host
+	for _, h := range hosts {
+		if e := p.seen[h]; e.state == lifecycle.Exiting && takesHooks(e.phase) {
+			inHooks = append(inHooks, h)
 		}
+	}
+	slices.SortStableFunc(inHooks, func(a, b *lifecycle.Host) int { return cmp.Compare(p.seen[a].asked, p.seen[b].asked) })
+	for _, h := range inHooks[:min(len(inHooks), maxReports)] {
+		e := p.seen[h]
+		hooks := 0
+		for _, phase := range h.Report().Phases {
+			hooks += len(phase.Hooks)
+		}
+		moved = moved || e.hooks != notAsked && hooks > e.hooks
+		p.asks++
+		e.hooks, e.asked = hooks, p.asks
+		p.seen[h] = e
 	}
 	return moved
 }
@@ -148,12 +154,24 @@ func (p *progress) text() string {
 	return strings.Join(parts, ", ")
 }
 
-// stalls knows whose log stood still at the last look.
-type stalls map[*lifecycle.Host]lifecycle.Offset
+// stalls knows whose log had something to make durable at the last look.
+type stalls map[*lifecycle.Host]stall
 
-// none reports whether no host stands still: none that runs has a transaction that was
-// accepted, and not durable, at the last look and is not now. (A host whose own exit has
-// begun is that exit's affair.)
+// stall is how far a log had come, and at how many looks in a row.
+type stall struct {
+	durable lifecycle.Offset
+	looks   int
+}
+
+// maxLooks is how many looks in a row may see a log at one place, with something to make
+// durable. The second is a quarter of the watchdog's time after the log has stopped, or
+// more, and is the last to feed it; so it bites no earlier than 5/4 after, and a log that
+// moves again within 4/4 is seen to by a look before that.
+const maxLooks = 2
+
+// none reports whether no host stands still: none that runs had transactions that were
+// accepted and not durable at the last looks, none of which is now. (A host whose own exit
+// has begun is that exit's affair.)
 func (s *stalls) none(hosts []*lifecycle.Host) bool {
 	healthy := true
 	waiting := stalls{}
@@ -168,10 +186,14 @@ func (s *stalls) none(hosts []*lifecycle.Host) bool {
 		if d.Accepted() == durable {
 			continue
 		}
-		if last, waited := (*s)[h]; waited && last == durable {
+		now := stall{durable, 1}
+		if last, waited := (*s)[h]; waited && last.durable == durable {
+			now.looks = last.looks + 1
+		}
+		if now.looks > maxLooks {
 			healthy = false
 		}
-		waiting[h] = durable
+		waiting[h] = now
 	}
 	*s = waiting
 	return healthy
