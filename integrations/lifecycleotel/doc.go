@@ -5,9 +5,9 @@
 //	host := telemetry.NewHost(log, lifecycle.Options{Name: "orders"})
 //	…
 //	err = lifecycle.Run(ctx, host, lifecycle.RunOptions{})
-//	telemetry.Shutdown(flush) // ends the last spans
-//	traces.Shutdown(flush)    // exports them
-//	meters.Shutdown(flush)
+//	telemetry.Shutdown(ctx1) // ends the last spans
+//	traces.Shutdown(ctx2)    // exports them
+//	meters.Shutdown(ctx3)
 //
 // It needs the API packages of OpenTelemetry alone; exporters and the SDK are the
 // server's choice. Without a provider it does nothing.
@@ -42,6 +42,11 @@
 // two hold up that goroutine, and the last is an error of OpenTelemetry's error handler
 // and costs that one span.
 //
+// The MeterProvider is excepted from this. The histograms of batches are recorded on the
+// durability actor, where the SDK's instruments take part of a microsecond. They run the
+// attribute filters of its views, though, and if one of those blocks, commits and the
+// exit wait for it; if one panics, so does the observer.
+//
 // That goroutine begins with the exit and ends when the exit has ended (Host.Done) and
 // its root span has, so it outlives the host by what the span processors take for the
 // last spans: microseconds with the SDK's batcher. It is none of the host's goroutines,
@@ -70,11 +75,11 @@
 //	lifecycle.task.active           up-down counter {task}         lifecycle.task.name
 //	lifecycle.task.ticks            counter         {tick}         lifecycle.task.name
 //	lifecycle.task.failed_ticks     counter         {tick}         lifecycle.task.name
-//	lifecycle.host.count            up-down counter {host}         lifecycle.host.state, lifecycle.phase while it exits
+//	lifecycle.host.count            up-down counter {host}         lifecycle.host.state, lifecycle.phase.name while it exits
 //	lifecycle.sync.duration         histogram       s              error.type where it failed
 //	lifecycle.sync.transactions     histogram       {transaction}  of a batch
 //	lifecycle.sync.size             histogram       By             of a batch
-//	lifecycle.phase.duration        histogram       s              lifecycle.phase, error.type where something failed
+//	lifecycle.phase.duration        histogram       s              lifecycle.phase.name, error.type where something failed
 //	lifecycle.exit.duration         histogram       s              lifecycle.exit.outcome
 //
 // Each carries what Options.Attributes returns beside the attributes that are named
@@ -88,11 +93,12 @@
 // the ticks, which are counted while their task runs.
 //
 // The number of series is bounded. Of a host 100 names of tasks have one of their own
-// (a name that ticks keeps it) and the others share the name "_OTHER". Of attribute sets
-// whose hosts have all ended the last 1000 are kept, and the counts of the others go
-// into lifecycle.host.name "_OTHER". Beyond 2000 series an instrument, with live hosts
-// among them, the SDK itself puts what follows into one: a server of so many databases
-// should return fewer different Options.Attributes.
+// (a name that ticks keeps it) and the others share the name "_OTHER". The first 1000
+// attribute sets of a Telemetry have series of their own, whether their hosts live or
+// have ended, and the hosts of all later sets are counted under lifecycle.host.name
+// "_OTHER" from their birth. So nothing is counted twice. Beyond 2000 series an
+// instrument (those of phases have seven a host) the SDK itself puts what follows into
+// one: a server of so many databases should return fewer different Options.Attributes.
 //
 // A batch costs three recordings in histograms on the durability actor, and no
 // allocation. After ForceExit the host no longer reports its batches.

@@ -19,12 +19,14 @@ import (
 // would wait. It notes what happened and when in queue, for the goroutine main, the owner of
 // all spans of the exit. The first note starts it; it ends when
 // the host's exit has ended, or at Shutdown, having ended every span. Only the batches
-// of the durability actor are recorded at once (synced): instruments don't block.
+// of the durability actor are recorded at once (synced): instruments don't block, unless
+// the MeterProvider makes them.
 type hosted struct {
 	t       *Telemetry
 	name    string
 	set     attribute.Set
-	options []metric.RecordOption // set
+	counted attribute.Set         // set, or that of the others, which the metrics have instead
+	options []metric.RecordOption // counted
 	host    *lifecycle.Host       // set before made closes
 	made    chan struct{}
 	wake    chan struct{} // capacity 1: there is something in queue
@@ -58,9 +60,10 @@ const (
 )
 
 func newHosted(t *Telemetry, name string, set attribute.Set) *hosted {
+	counted := t.metrics.admit(set)
 	return &hosted{
-		t: t, name: name, set: set,
-		options: []metric.RecordOption{metric.WithAttributeSet(set)},
+		t: t, name: name, set: set, counted: counted,
+		options: []metric.RecordOption{metric.WithAttributeSet(counted)},
 		made:    make(chan struct{}),
 		wake:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
@@ -108,9 +111,9 @@ func (h *hosted) synced(e lifecycle.SyncEvent) {
 	m.syncSize.Record(ctx, int64(e.Bytes), h.options...)
 }
 
-// with is the host's attributes and these.
+// with is the attributes of the host's metrics and these.
 func (h *hosted) with(more ...attribute.KeyValue) metric.MeasurementOption {
-	return withAttributes(h.set, more...)
+	return withAttributes(h.counted, more...)
 }
 
 // note puts what has happened, and the time, into the queue: in order of time.

@@ -3,7 +3,6 @@ package lifecycleotel
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -25,10 +24,10 @@ type metrics struct {
 	accepted, durable, ticks, failedTicks     metric.Int64ObservableCounter
 	hosts, calls, tasks, queue                metric.Int64ObservableUpDownCounter
 
-	mu      sync.Mutex // guards what follows, and the metrics' fields of hosted; Status, which is called under it, does not block
-	all     map[attribute.Distinct]*series
-	live    map[*hosted]struct{}
-	retired []*series // without a host, the one that has been for the longest time first
+	mu   sync.Mutex                     // guards what follows, and the metrics' fields of hosted; Status, which is called under it, does not block
+	all  map[attribute.Distinct]*series // only ever more, so that no count is in two of them
+	live map[*hosted]struct{}
+	over bool
 }
 
 type series struct {
@@ -54,12 +53,12 @@ type state struct {
 	lifecycle.Phase
 }
 
-// The series of so many attribute sets without a host are kept, and of so many tasks'
-// names each. What more there is is counted together, as "_OTHER". (Not in the set that
+// So many attribute sets have series, the first ones, and so many tasks' names each. What
+// more there is is counted together from its begin, as "_OTHER". (Not in the set that
 // the SDK keeps for what is beyond its own limit: once that is observed, the SDK puts
 // all that follows into it.)
 const (
-	maxRetired   = 1000
+	maxSets      = 1000
 	maxTaskNames = 100
 )
 
@@ -118,25 +117,32 @@ func (m *metrics) observables() []metric.Observable {
 	return []metric.Observable{m.accepted, m.durable, m.ticks, m.failedTicks, m.hosts, m.calls, m.tasks, m.queue}
 }
 
+// admit is the set that a host is counted under: the given one, or that of the others.
+func (m *metrics) admit(set attribute.Set) attribute.Set {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.over || m.all[set.Equivalent()] != nil {
+		return set
+	}
+	if len(m.all) >= maxSets {
+		set = otherHosts
+	}
+	if m.all[set.Equivalent()] == nil {
+		m.all[set.Equivalent()] = &series{set: set, tasks: map[string]*taskSeries{}, states: map[state]int64{}}
+	}
+	return set
+}
+
+// add is called with a host whose set was admitted.
 func (m *metrics) add(h *hosted) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	s := m.all[h.set.Equivalent()]
-	switch {
-	case s == nil:
-		s = m.newSeries(h.set)
-	case s.hosts == 0:
-		m.retired = slices.DeleteFunc(m.retired, func(r *series) bool { return r == s })
+	if m.over {
+		return
 	}
-	s.hosts++
-	h.series = s
+	h.series = m.all[h.counted.Equivalent()]
+	h.series.hosts++
 	m.live[h] = struct{}{}
-}
-
-func (m *metrics) newSeries(set attribute.Set) *series {
-	s := &series{set: set, tasks: map[string]*taskSeries{}, states: map[state]int64{}}
-	m.all[set.Equivalent()] = s
-	return s
 }
 
 // remove is called when the exit of h has ended.
@@ -148,30 +154,16 @@ func (m *metrics) remove(h *hosted) {
 	}
 	h.count(h.host.Status())
 	delete(m.live, h)
-	s := h.series
-	if s.hosts--; s.hosts > 0 {
-		return
-	}
-	if m.retired = append(m.retired, s); len(m.retired) > maxRetired {
-		oldest := m.retired[0]
-		m.retired = slices.Delete(m.retired, 0, 1)
-		delete(m.all, oldest.set.Equivalent())
-		rest := m.all[otherHosts.Equivalent()]
-		if rest == nil {
-			rest = m.newSeries(otherHosts)
-		}
-		rest.takeOver(oldest)
-	}
+	h.series.hosts--
 }
 
-func (s *series) takeOver(gone *series) {
-	s.accepted += gone.accepted
-	s.durable += gone.durable
-	for _, t := range gone.tasks {
-		mine := s.task(other)
-		mine.ended += t.ended
-		mine.failed += t.failed
-	}
+// end forgets all: nothing is collected any more.
+func (m *metrics) end() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.over = true
+	clear(m.all)
+	clear(m.live)
 }
 
 // count adds what the host has done since it was counted last.

@@ -97,7 +97,7 @@ func TestMetricsTellWhatStatusTells(t *testing.T) {
 
 	host.Fail(nil)
 	<-host.Exiting()
-	require.Equal(t, map[string]int64{"lifecycle.host.name=orders,lifecycle.host.state=exiting,lifecycle.phase=exit module": 1},
+	require.Equal(t, map[string]int64{"lifecycle.host.name=orders,lifecycle.host.state=exiting,lifecycle.phase.name=exit module": 1},
 		sums(collect(t, reader)["lifecycle.host.count"]))
 	call.Leave()
 	require.NoError(t, host.Exit(context.Background()))
@@ -143,7 +143,7 @@ func TestPhasesAndExitsAreHistogramsByOutcome(t *testing.T) {
 		for _, p := range phases {
 			require.Equal(t, uint64(1), p.Count)
 			if p.Sum > 0 {
-				want := set("lifecycle.host.name", "orders", "lifecycle.phase", "checkpoint", "error.type", errQuotaType)
+				want := set("lifecycle.host.name", "orders", "lifecycle.phase.name", "checkpoint", "error.type", errQuotaType)
 				require.True(t, p.Attributes.Equals(&want), "%v", p.Attributes.ToSlice())
 				require.Equal(t, 2.0, p.Sum)
 			}
@@ -227,22 +227,55 @@ func TestHostsWithEqualAttributesShareTheirSeries(t *testing.T) {
 	shutdown(t, telemetry)
 }
 
-func TestSeriesOfHostsThatAreGoneAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		telemetry, reader := newMetering(t, lifecycleotel.Options{})
-		const hosts = 1200
-		for i := range hosts {
-			host := telemetry.NewHost(nil, lifecycle.Options{Name: fmt.Sprint(i)})
-			_, err := host.Durability().Commit(t.Context(), nil)
+func TestSeriesAreBoundedAndEachTransactionIsCountedInOneOnly(t *testing.T) {
+	for _, temporality := range []metricdata.Temporality{metricdata.CumulativeTemporality, metricdata.DeltaTemporality} {
+		synctest.Test(t, func(t *testing.T) {
+			reader := sdkmetric.NewManualReader(sdkmetric.WithTemporalitySelector(func(sdkmetric.InstrumentKind) metricdata.Temporality { return temporality }))
+			telemetry, err := lifecycleotel.New(lifecycleotel.Options{MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))})
 			require.NoError(t, err)
-			require.NoError(t, host.Exit(t.Context()))
-		}
-		synctest.Wait()
-		got := sums(collect(t, reader)["lifecycle.transaction.accepted"])
-		require.Len(t, got, 1001)
-		require.Equal(t, int64(200), got["lifecycle.host.name=_OTHER"])
-		shutdown(t, telemetry)
-	})
+			counted := map[string]int64{}
+			take := func() {
+				for at, n := range sums(collect(t, reader)["lifecycle.transaction.accepted"]) {
+					if temporality == metricdata.DeltaTemporality {
+						n += counted[at]
+					}
+					require.GreaterOrEqual(t, n, counted[at], "a counter fell: %s", at)
+					counted[at] = n
+				}
+			}
+			life := func(name string, commits int) {
+				host := telemetry.NewHost(nil, lifecycle.Options{Name: name})
+				for range commits {
+					_, err := host.Durability().Commit(t.Context(), nil)
+					require.NoError(t, err)
+				}
+				require.NoError(t, host.Exit(t.Context()))
+				synctest.Wait()
+			}
+			const hosts = 1200
+			for i := range hosts {
+				life(fmt.Sprint(i), 2)
+				if i%100 == 0 {
+					take()
+				}
+			}
+			life("0", 1) // comes back, after all others
+			take()
+			require.Len(t, counted, 1001)
+			require.Equal(t, int64(3), counted["lifecycle.host.name=0"])
+			require.Equal(t, int64(400), counted["lifecycle.host.name=_OTHER"])
+			var all int64
+			for _, n := range counted {
+				all += n
+			}
+			require.Equal(t, int64(2*hosts+1), all)
+			if temporality == metricdata.CumulativeTemporality {
+				got := collect(t, reader)
+				require.Len(t, got["lifecycle.exit.duration"].Data.(metricdata.Histogram[float64]).DataPoints, 1001)
+			}
+			shutdown(t, telemetry)
+		})
+	}
 }
 
 func TestTaskNamesAreBounded(t *testing.T) {

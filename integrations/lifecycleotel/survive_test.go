@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
@@ -233,6 +235,37 @@ func TestAHostThatHasExitedIsForgotten(t *testing.T) {
 	}
 	require.Nil(t, gone.Value())
 	runtime.KeepAlive(telemetry)
+}
+
+func TestAHostThatExitsAfterShutdownIsForgotten(t *testing.T) {
+	telemetry, err := lifecycleotel.New(lifecycleotel.Options{MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(sdkmetric.NewManualReader()))})
+	require.NoError(t, err)
+	host := telemetry.NewHost(&lifecycletest.Log{}, lifecycle.Options{})
+	shutdown(t, telemetry)
+	require.NoError(t, host.Exit(context.Background()))
+	gone := weak.Make(host)
+	host = nil
+	for range 100 {
+		runtime.GC()
+		if gone.Value() == nil {
+			break
+		}
+		runtime.Gosched()
+	}
+	require.Nil(t, gone.Value())
+	runtime.KeepAlive(telemetry)
+}
+
+func TestAttributesThatPanicLeaveTheHostItsName(t *testing.T) {
+	var told []string
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { told = append(told, err.Error()) }))
+	telemetry, reader := newMetering(t, lifecycleotel.Options{Attributes: func(string) []attribute.KeyValue { panic("attributes") }})
+	log := &lifecycletest.Log{}
+	host := telemetry.NewHost(log, lifecycle.Options{Name: "orders"})
+	require.Equal(t, []string{"lifecycleotel: panic: attributes"}, told)
+	require.Equal(t, map[string]int64{"lifecycle.host.name=orders": 0}, sums(collect(t, reader)["lifecycle.transaction.accepted"]))
+	require.NoError(t, host.Exit(context.Background()))
+	shutdown(t, telemetry)
 }
 
 func TestAnExitBegunBeforeNewReturnsIsFollowedToo(t *testing.T) {

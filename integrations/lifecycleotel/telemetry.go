@@ -25,12 +25,15 @@ type Options struct {
 	// TracerProvider makes the spans; nil: the global one, otel.GetTracerProvider.
 	TracerProvider trace.TracerProvider
 	// MeterProvider makes the instruments; nil: the global one,
-	// otel.GetMeterProvider.
+	// otel.GetMeterProvider. Its instruments are called on the durability actor, as the
+	// SDK's are made for: one that blocks or panics there, in a view's attribute filter
+	// say, does so to the host's commits and its exit.
 	MeterProvider metric.MeterProvider
 	// Attributes returns what a host's metrics carry, and the root span of its exit
 	// beside lifecycle.host.name. Hosts with equal attributes share their series, which
 	// are sums then: a server of very many databases returns a class of them here.
-	// NewHost calls it once a host, with its name. nil: lifecycle.host.name alone.
+	// NewHost calls it once a host, with its name, and waits for it. nil, or if it
+	// panics, which OpenTelemetry's error handler is told: lifecycle.host.name alone.
 	Attributes func(host string) []attribute.KeyValue
 }
 
@@ -92,7 +95,8 @@ func (t *Telemetry) NewHost(log lifecycle.Log, opts lifecycle.Options) *lifecycl
 	if opts.Name == "" {
 		opts.Name = "host"
 	}
-	attributes := t.attributes(opts.Name)
+	var attributes []attribute.KeyValue
+	guard(func() { attributes = t.attributes(opts.Name) }) // the log is the caller's, open, and nobody else would close it
 	if attributes == nil {
 		attributes = []attribute.KeyValue{HostNameKey.String(opts.Name)}
 	}
@@ -172,6 +176,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	var errs []error
 	for _, h := range hosts {
 		if !h.giveUp() {
+			t.drop(h) // its exit won't be told
 			continue
 		}
 		select {
@@ -186,6 +191,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 		if err := t.registration.Unregister(); err != nil {
 			errs = append(errs, fmt.Errorf("lifecycleotel: Shutdown: %w", err))
 		}
+		t.metrics.end()
 	}
 	return errors.Join(errs...)
 }
@@ -193,6 +199,10 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 // forget is called when the exit of h has been told to its end.
 func (t *Telemetry) forget(h *hosted) {
 	t.metrics.remove(h)
+	t.drop(h)
+}
+
+func (t *Telemetry) drop(h *hosted) {
 	t.mu.Lock()
 	delete(t.hosts, h.host)
 	t.mu.Unlock()

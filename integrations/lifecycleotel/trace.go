@@ -23,7 +23,7 @@ import (
 const (
 	HostNameKey        = attribute.Key("lifecycle.host.name")         // string: Options.Name of the host
 	HostStateKey       = attribute.Key("lifecycle.host.state")        // string: "running" or "exiting"
-	PhaseKey           = attribute.Key("lifecycle.phase")             // string: the phase's name, "await tasks"
+	PhaseKey           = attribute.Key("lifecycle.phase.name")        // string: the phase's name, "await tasks"
 	PhaseAgeKey        = attribute.Key("lifecycle.phase.age")         // float64, seconds: since the phase began
 	HookNameKey        = attribute.Key("lifecycle.hook.name")         // string
 	HookSkippedKey     = attribute.Key("lifecycle.hook.skipped")      // bool, only where true: ForceExit did not let it begin

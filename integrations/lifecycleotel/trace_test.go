@@ -139,11 +139,11 @@ func TestAnExitIsATraceWithASpanForEachPhaseAndHookInOrder(t *testing.T) {
 	phases := children[roots[0].SpanContext.SpanID()]
 	var hooks []string
 	for _, p := range phases {
-		require.Equal(t, map[string]any{"lifecycle.host.name": "orders", "lifecycle.phase": p.Name}, attributes(p.Attributes))
+		require.Equal(t, map[string]any{"lifecycle.host.name": "orders", "lifecycle.phase.name": p.Name}, attributes(p.Attributes))
 		for _, h := range children[p.SpanContext.SpanID()] {
 			hooks = append(hooks, p.Name+"/"+h.Name)
 			require.Equal(t, map[string]any{
-				"lifecycle.host.name": "orders", "lifecycle.phase": p.Name, "lifecycle.hook.name": strings.TrimPrefix(h.Name, "hook "),
+				"lifecycle.host.name": "orders", "lifecycle.phase.name": p.Name, "lifecycle.hook.name": strings.TrimPrefix(h.Name, "hook "),
 			}, attributes(h.Attributes))
 		}
 	}
@@ -305,7 +305,7 @@ func TestAForcedExitSaysWhoWasSkippedAndWhoWasLeftBehind(t *testing.T) {
 			require.Equal(t, "lifecycle.abandoned", e.Name)
 			got := attributes(e.Attributes)
 			require.Contains(t, got["code.stacktrace"], "waitDeaf")
-			abandoned = append(abandoned, fmt.Sprint(got["lifecycle.phase"], "/", got["lifecycle.straggler.kind"], "/", got["lifecycle.straggler.name"]))
+			abandoned = append(abandoned, fmt.Sprint(got["lifecycle.phase.name"], "/", got["lifecycle.straggler.kind"], "/", got["lifecycle.straggler.name"]))
 		}
 		require.Equal(t, []string{"exit module/hook/hangs", "await tasks/task/deaf"}, abandoned)
 	})
@@ -356,7 +356,7 @@ func TestAForcedExitWhoseDrainRunsOutOfTimeSaysWhatIsLost(t *testing.T) {
 		left := attributes(roots[0].Events[0].Attributes)
 		require.Equal(t, "log", left["lifecycle.straggler.kind"])
 		require.Equal(t, "sync", left["lifecycle.straggler.name"])
-		require.Equal(t, "close durability", left["lifecycle.phase"])
+		require.Equal(t, "close durability", left["lifecycle.phase.name"])
 	})
 }
 
