@@ -123,6 +123,9 @@ func (p *program) mayChange(instr ssa.Instruction, host place, depth int) bool {
 		return true
 	}
 	for _, callee := range callees {
+		if len(callee.fn.Blocks) == 0 && p.isGiven(c, host, depth) { // what another package does with it can't be seen
+			return true
+		}
 		for instr := range instructions(callee.fn) {
 			if p.mayChange(instr, host, depth+1) {
 				return true
@@ -130,6 +133,18 @@ func (p *program) mayChange(instr ssa.Instruction, host place, depth int) bool {
 		}
 	}
 	return false
+}
+
+// isGiven says whether a call is given something that leads to the place: in a function
+// that is called, where the place has another name, all that leads to some host.
+func (p *program) isGiven(c *ssa.CallCommon, host place, depth int) bool {
+	return slices.ContainsFunc(c.Args, func(arg ssa.Value) bool {
+		if isLibraryType(arg.Type(), "Host") || isLibraryType(arg.Type(), "Durability") {
+			return false
+		}
+		pl := p.placeOf(arg, nil)
+		return pl.base == host.base && strings.HasPrefix(host.path, pl.path) || depth > 0 && p.holds(arg.Type())
+	})
 }
 
 // storesTo says whether a store to addr may be one to the place: any field of a name

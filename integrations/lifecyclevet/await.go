@@ -1,10 +1,12 @@
 package lifecyclevet
 
 import (
+	"fmt"
 	"go/constant"
 	"go/token"
 	"go/types"
 	"slices"
+	"strings"
 
 	"golang.org/x/tools/go/ssa"
 )
@@ -188,24 +190,126 @@ func (p *program) waitsFor(instr ssa.Instruction, f frame, signals map[any]bool,
 // contains says whether fn waits for one of the signals somewhere: also in a select
 // that has other cases.
 func (p *program) contains(fn *ssa.Function, f frame, signals map[any]bool, depth int) bool {
+	passed, any := p.passed(fn, f, signals)
+	if !any && fn.Parent() == nil && len(fn.FreeVars) == 0 && areLocal(signals) {
+		return false // it has no way to them
+	}
+	q := question{fn, passed, depth}
+	if known, ok := p.waits[q]; ok {
+		return known
+	}
+	waits := false
 	for instr := range instructions(fn) {
-		if p.waitsFor(instr, f, signals, depth) {
-			return true
+		if p.mentions(instr, f, signals, depth) {
+			waits = true
+			break
 		}
-		if s, ok := instr.(*ssa.Select); ok {
-			for _, state := range s.States {
-				if state.Dir == types.RecvOnly && signals[p.key(state.Chan, f)] {
-					return true
-				}
+	}
+	p.waits[q] = waits
+	return waits
+}
+
+// question is one that was asked about a set of signals.
+type question struct {
+	fn     *ssa.Function
+	passed string
+	depth  int
+}
+
+// passed names what is passed to fn of all that a signal can be found through.
+func (p *program) passed(fn *ssa.Function, f frame, signals map[any]bool) (name string, any bool) {
+	if f == nil {
+		return "", false
+	}
+	deep := false
+	for signal := range signals {
+		_, isPlace := signal.(place)
+		deep = deep || isPlace
+	}
+	var b strings.Builder
+	for i, param := range fn.Params {
+		pl := f[param]
+		_, isMade := pl.base.(*ssa.Alloc)
+		if deep || isMade || signals[p.key(param, f)] {
+			fmt.Fprintf(&b, "%d:%p%s ", i, pl.base, pl.path)
+		}
+	}
+	return b.String(), b.Len() > 0
+}
+
+// areLocal says whether the signals are variables or values of one function, which
+// others have only if they are passed to them.
+func areLocal(signals map[any]bool) bool {
+	for signal := range signals {
+		switch signal.(type) {
+		case *ssa.Alloc, *ssa.MakeChan:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// mentions says whether an instruction waits for one of the signals, if only among
+// others.
+func (p *program) mentions(instr ssa.Instruction, f frame, signals map[any]bool, depth int) bool {
+	if p.waitsFor(instr, f, signals, depth) {
+		return true
+	}
+	s, ok := instr.(*ssa.Select)
+	return ok && slices.ContainsFunc(s.States, func(state *ssa.SelectState) bool {
+		return state.Dir == types.RecvOnly && signals[p.key(state.Chan, f)]
+	})
+}
+
+// awaitedByMethod says whether the signal of a goroutine is a field, and some method
+// waits for that, and not after an exit. Whether the method is called before the exit,
+// as a hook of another package's say, can't be seen.
+func (p *program) awaitedByMethod(at ssa.CallInstruction) bool {
+	signals := p.signalsOf(at)
+	fields := map[any]bool{}
+	for signal := range signals {
+		if field, ok := signal.(*types.Var); ok {
+			fields[field] = true
+		}
+	}
+	for instr := range instructions(at.Parent()) { // s.done = done
+		if store, ok := instr.(*ssa.Store); ok {
+			if field, ok := store.Addr.(*ssa.FieldAddr); ok && signals[p.key(store.Val, nil)] {
+				fields[fieldOf(field.X.Type(), field.Field)] = true
 			}
 		}
 	}
-	return false
+	if len(fields) == 0 {
+		return false
+	}
+	p.waits = map[question]bool{}
+	return slices.ContainsFunc(p.funcs, func(fn *ssa.Function) bool {
+		if fn.Signature.Recv() == nil || fn == at.Parent() {
+			return false
+		}
+		var exits []ssa.Instruction
+		for instr := range instructions(fn) {
+			if call, ok := instr.(ssa.CallInstruction); ok {
+				if _, ok := isExit(call.Common()); ok {
+					exits = append(exits, instr)
+				}
+			}
+		}
+		for instr := range instructions(fn) {
+			late := slices.ContainsFunc(exits, func(exit ssa.Instruction) bool { return reaches(exit, instr) })
+			if !late && p.mentions(instr, nil, fields, 0) {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // awaitedByHook says whether a hook that runs before the seal, or a task, waits for
 // one of the signals.
 func (p *program) awaitedByHook(signals map[any]bool) bool {
+	p.waits = map[question]bool{}
 	for _, call := range p.owned {
 		c := call.Common()
 		if libraryCall(c) == "Host.OnExit" && phaseOf(c) == phaseRelease {
@@ -225,6 +329,7 @@ const phaseRelease = 7
 // awaitedBefore says whether every path from the start of a goroutine to the end of
 // the function that starts it waits for it, before it exits a host.
 func (p *program) awaitedBefore(at ssa.CallInstruction, signals map[any]bool) bool {
+	p.waits = map[question]bool{}
 	fn := at.Parent()
 	var waits []ssa.Instruction
 	for instr := range instructions(fn) {

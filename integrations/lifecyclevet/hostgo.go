@@ -11,6 +11,8 @@ import (
 // A goroutine is as good as its starter if that waits for it on every path before it
 // returns or exits a host. It is awaited as well if a hook or a task waits for it, if
 // it appends between Enter and Leave, or if it leaves a call that its starter entered.
+// One whose end some method waits for, by a field, is reported under the flag "strict"
+// only: whether that method is called before the exit can't be seen.
 // A goroutine that only exits a host, fails it or reads from it is nobody's business.
 var HostGo = newAnalyzer("hostgo",
 	`report goroutines that append to a lifecycle.Durability and that no Exit awaits
@@ -19,7 +21,13 @@ Exit awaits the tasks that host.Go and host.Every start, and nothing else: anoth
 goroutine's Append can come after the seal, where it is refused with ErrClosed.`,
 	lookForGoroutines)
 
+func init() {
+	HostGo.Flags.Bool("strict", false, "report goroutines that a method waits for as well, by a field: nothing makes sure that it is called before the exit")
+}
+
 func lookForGoroutines(p *program, r report) {
+	flag := r.pass.Analyzer.Flags.Lookup("strict")
+	strict := flag != nil && flag.Value.String() == "true"
 	for _, fn := range p.funcs {
 		for instr := range instructions(fn) {
 			at, ok := instr.(ssa.CallInstruction)
@@ -27,7 +35,7 @@ func lookForGoroutines(p *program, r report) {
 				continue
 			}
 			via := p.startReaches(at)
-			if via == "" || p.isAwaited(at) {
+			if via == "" || p.isAwaited(at) || !strict && p.awaitedByMethod(at) {
 				continue
 			}
 			switch c := at.Common(); {

@@ -26,6 +26,7 @@ type program struct {
 	summaries map[*ssa.Function]*summary
 	holders   map[types.Type]bool
 	awaits    map[ssa.Instruction]bool
+	waits     map[question]bool // of the signals that are asked about
 }
 
 // reach makes the program, and for other packages the facts about its functions.

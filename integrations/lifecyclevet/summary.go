@@ -15,6 +15,7 @@ type summary struct {
 	calls   roots // which of them are funcs that it calls
 	returns roots // from which of them a host comes that it returns
 	enters  bool  // it enters a call, and returns that or a func that leaves it
+	leaves  bool  // it leaves a call that it has not entered
 	via     string
 }
 
@@ -35,7 +36,7 @@ func (r roots) add(more roots) (grown bool) {
 
 // appendsFact is a summary for other packages.
 type appendsFact struct {
-	Appends, Enters         bool
+	Appends, Enters, Leaves bool
 	Through, Calls, Returns []int
 	Via                     string
 }
@@ -54,6 +55,7 @@ func (f *appendsFact) String() string {
 func (p *program) summarize() {
 	all := slices.Concat(p.funcs, p.made)
 	p.findEntering(all) // first: where a call is entered, an append is no matter
+	p.findLeaving(all)
 	for range 50 {
 		grown := false
 		clear(p.awaits) // what a goroutine does before its signal may be known by now
@@ -71,10 +73,10 @@ func (p *program) summarize() {
 	}
 	for _, fn := range p.funcs {
 		object, s := objectOf(fn), p.summaries[fn]
-		if object == nil || object.Pkg() != p.pass.Pkg || fn.Parent() != nil || !s.appends && !s.enters && len(s.calls)+len(s.returns) == 0 {
+		if object == nil || object.Pkg() != p.pass.Pkg || fn.Parent() != nil || !s.appends && !s.enters && !s.leaves && len(s.calls)+len(s.returns) == 0 {
 			continue
 		}
-		p.pass.ExportObjectFact(object, &appendsFact{s.appends, s.enters, s.through.sorted(), s.calls.sorted(), s.returns.sorted(), s.via})
+		p.pass.ExportObjectFact(object, &appendsFact{s.appends, s.enters, s.leaves, s.through.sorted(), s.calls.sorted(), s.returns.sorted(), s.via})
 	}
 }
 
@@ -110,7 +112,7 @@ func (p *program) summaryOf(fn *ssa.Function) *summary {
 	}
 	var fact appendsFact
 	if object := objectOf(fn); object != nil && !isLibrary(object.Pkg()) && object.Pkg() != p.pass.Pkg && p.pass.ImportObjectFact(object, &fact) {
-		s.appends, s.enters, s.via = fact.Appends, fact.Enters, fact.Via
+		s.appends, s.enters, s.leaves, s.via = fact.Appends, fact.Enters, fact.Leaves, fact.Via
 		s.through, s.calls, s.returns = rootsFrom(fact.Through), rootsFrom(fact.Calls), rootsFrom(fact.Returns)
 	}
 	return s
@@ -160,8 +162,8 @@ func (p *program) effectOf(at ssa.CallInstruction) effect {
 		return none
 	}
 	if f := startedBy(at); f != nil {
-		if p.isAwaited(at) {
-			return p.effectOfStart(at)
+		if e := p.effectOfStart(at); (e.appends || len(e.calls) > 0) && p.isAwaited(at) {
+			return e
 		}
 		return none
 	}
@@ -273,7 +275,7 @@ func (p *program) isGuarded(fn *ssa.Function, at ssa.CallInstruction) bool {
 			continue
 		}
 		c := call.Common()
-		if p.enters(c) && before(instr, at) || libraryCall(c) == "Call.Leave" && !p.enteredHere(c.Args[0]) {
+		if p.enters(c) && before(instr, at) || p.leavesOthers(c) {
 			return true
 		}
 		if host, ok := isExit(c); ok {
@@ -287,7 +289,7 @@ func (p *program) isGuarded(fn *ssa.Function, at ssa.CallInstruction) bool {
 	}
 	return slices.ContainsFunc(fn.AnonFuncs, func(inner *ssa.Function) bool { // defer func() { …; call.Leave() }()
 		for instr := range instructions(inner) {
-			if d, ok := instr.(ssa.CallInstruction); ok && libraryCall(d.Common()) == "Call.Leave" && !p.enteredHere(d.Common().Args[0]) && isDeferred(inner, fn) {
+			if d, ok := instr.(ssa.CallInstruction); ok && p.leavesOthers(d.Common()) && isDeferred(inner, fn) {
 				return true
 			}
 		}
@@ -303,6 +305,26 @@ func (p *program) enters(c *ssa.CallCommon) bool {
 	}
 	fn := c.StaticCallee()
 	return fn != nil && p.summaryOf(fn).enters
+}
+
+// leavesOthers says whether a call leaves a call of a host that the function which
+// makes it has not entered, itself or in the function that it calls.
+func (p *program) leavesOthers(c *ssa.CallCommon) bool {
+	if libraryCall(c) == "Call.Leave" {
+		return !p.enteredHere(c.Args[0])
+	}
+	fn := c.StaticCallee()
+	return fn != nil && p.summaryOf(fn).leaves && !slices.ContainsFunc(c.Args, p.enteredHere)
+}
+
+func (p *program) findLeaving(all []*ssa.Function) {
+	for _, fn := range all {
+		for instr := range instructions(fn) {
+			if call, ok := instr.(ssa.CallInstruction); ok && libraryCall(call.Common()) == "Call.Leave" && !p.enteredHere(call.Common().Args[0]) {
+				p.summaryOf(fn).leaves = true
+			}
+		}
+	}
 }
 
 func (p *program) findEntering(all []*ssa.Function) {
@@ -346,7 +368,11 @@ func handsOn(fn *ssa.Function) bool {
 func (p *program) enteredHere(call ssa.Value) bool {
 	pl := p.placeOf(call, nil)
 	e, ok := pl.base.(*ssa.Extract)
-	return ok && e.Parent() == call.Parent()
+	if !ok || e.Parent() != call.Parent() {
+		return false
+	}
+	from, ok := e.Tuple.(*ssa.Call) // and not a channel or a map
+	return ok && (isLibraryType(e.Type(), "Call") || p.enters(from.Common()))
 }
 
 // isDeferred says whether fn defers the func literal inner.

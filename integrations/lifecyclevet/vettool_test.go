@@ -3,6 +3,7 @@ package lifecyclevet_test
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -103,6 +104,54 @@ func TestTheVetToolReportsExactlyWhatIsWrongInAModuleOfSomebodyElse(t *testing.T
 		"main.go:18:2: this Append comes after the Exit of the same host at line 15, which has sealed the channel, or is about to: append first",
 		"main.go:18:37: //lifecyclevet:ignore without a reason suppresses nothing: say why the report is wrong here",
 	}, reports, out.String())
+}
+
+// Without the flag the package store is silent, as the test of the analyzers says.
+func TestTheFlagStrictReportsGoroutinesThatOnlyAMethodWaitsFor(t *testing.T) {
+	dir := testdata(t)
+	vet := exec.Command("go", "vet", "-vettool="+vettool(t), "-hostgo.strict", "./store")
+	vet.Dir = dir
+	out, err := vet.CombinedOutput()
+	require.Error(t, err)
+	require.Equal(t, 2, strings.Count(string(out), "and no Exit awaits it"), "%s", out)
+	require.Contains(t, string(out), "this goroutine appends (Store.work → Store.Put → Store.commit → Durability.Commit)")
+}
+
+// layers is a package of so many layers of funcs, each of which calls many of the next
+// and awaits a goroutine.
+func layers(count, width, calls int, group, body string) string {
+	var b strings.Builder
+	b.WriteString("package layers\n\nimport (\n\t\"context\"\n\t\"sync\"\n\n\t\"github.com/seed080d9131/lifecycle\"\n)\n\n" +
+		"type S struct {\n\th *lifecycle.Host\n\tn int\n\twg sync.WaitGroup\n}\n")
+	for layer := range count {
+		for i := range width {
+			fmt.Fprintf(&b, "\nfunc (s *S) f%d_%d(ctx context.Context) {\n\t%s.Add(1)\n\tgo func() { defer wg.Done(); %s }()\n", layer, i, group, body)
+			for k := range calls {
+				if layer+1 < count {
+					fmt.Fprintf(&b, "\ts.f%d_%d(context.WithValue(ctx, s, nil))\n", layer+1, (i*7+k*13)%width)
+				}
+			}
+			b.WriteString("\twg.Wait()\n}\n")
+		}
+	}
+	return b.String()
+}
+
+// Where every way through them is gone, each of these takes hours.
+func TestManyWaysThroughAPackageAreNotAllGone(t *testing.T) {
+	dir := testdata(t)
+	for name, text := range map[string]string{
+		"nothing": layers(8, 60, 15, "var wg sync.WaitGroup; wg", "s.n++"),
+		"local":   layers(8, 60, 15, "var wg sync.WaitGroup; wg", "s.h.Durability().Append(ctx, nil)"),
+		"field":   layers(8, 30, 15, "wg := &s.wg; wg", "s.h.Durability().Append(ctx, nil)"),
+	} {
+		require.NoError(t, os.Mkdir(filepath.Join(dir, name), 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name, "layers.go"), []byte(text), 0o600))
+	}
+	tool := vettool(t)
+	for _, name := range []string{"nothing", "local", "field"} {
+		require.Empty(t, command(t, dir, "go", "vet", "-vettool="+tool, "./"+name))
+	}
 }
 
 func TestNoPackageMakesTheChecksPanic(t *testing.T) {

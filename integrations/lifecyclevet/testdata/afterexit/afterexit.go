@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/seed080d9131/lifecycle"
 )
@@ -12,7 +13,7 @@ type server struct{ host *lifecycle.Host }
 
 func straight(ctx context.Context, host *lifecycle.Host) error {
 	err := host.Exit(ctx)
-	_, late := host.Durability().Append(ctx, nil) // want `this Append comes after the Exit of the same host at line 14, which has sealed the channel, or is about to: append first`
+	_, late := host.Durability().Append(ctx, nil) // want `this Append comes after the Exit of the same host at line 15, which has sealed the channel, or is about to: append first`
 	return errors.Join(err, late)
 }
 
@@ -80,4 +81,12 @@ func run(ctx context.Context, host *lifecycle.Host) error {
 	err := lifecycle.Run(ctx, host, lifecycle.RunOptions{})
 	_, late := host.Durability().Append(ctx, nil) // want `this Append comes after the Run of the same host`
 	return errors.Join(err, late)
+}
+
+// What another package is given does not lead to the host.
+func (s *server) givesAway(ctx context.Context, log *strings.Builder) {
+	err := s.host.Exit(ctx)
+	fmt.Fprintln(log, err, s.host.Exiting())
+	log.WriteString("exited")
+	_, _ = s.host.Durability().Append(ctx, nil) // want `this Append comes after the Exit`
 }

@@ -154,6 +154,19 @@ func (s *server) close() error {
 	return err
 }
 
+// The call that it leaves is its own, and entered after the append.
+func (s *server) appendsBeforeItEnters() {
+	go func() { // want `this goroutine appends`
+		s.flush()
+		if call, err := s.host.Enter(); err == nil {
+			j := store.Job{Call: call}
+			finish(j.Call)
+		}
+	}()
+}
+
+func finish(call lifecycle.Call) { call.Leave() }
+
 func (s *server) waitedForTooLate() {
 	go func() { // want `this goroutine appends`
 		defer close(s.done)

@@ -619,3 +619,46 @@ func panics(host *lifecycle.Host, do func() error) {
 	}
 	call.Leave()
 }
+
+// A method leaves the call that somebody else has entered: of another package, and of
+// this one, deferred in a func literal.
+type work struct{ call lifecycle.Call }
+
+func (w *work) finish() { w.call.Leave() }
+
+func (s *server) startFinishing(ctx context.Context, jobs chan *store.Job, works chan *work) {
+	go func() {
+		for j := range jobs {
+			_ = s.store.Put(ctx, j.Tx)
+			j.Finish()
+		}
+	}()
+	go func() {
+		w := <-works
+		defer func() { w.finish() }()
+		_ = s.store.Put(ctx, nil)
+	}()
+}
+
+// Another package puts another host into a field that is its own.
+type sharer struct{ shared *store.Shared }
+
+func (s *sharer) restart(ctx context.Context) error {
+	if err := s.shared.Current.Exit(ctx); err != nil {
+		return err
+	}
+	s.shared.Reopen()
+	_, err := s.shared.Current.Durability().Commit(ctx, nil)
+	return err
+}
+
+func (s *sharer) reopen() { s.shared.Reopen() }
+
+func (s *sharer) restartInAMethod(ctx context.Context) error {
+	if err := s.shared.Current.Exit(ctx); err != nil {
+		return err
+	}
+	s.reopen()
+	_, err := s.shared.Current.Durability().Commit(ctx, nil)
+	return err
+}

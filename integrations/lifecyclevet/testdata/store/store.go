@@ -11,6 +11,10 @@ import (
 type Store struct {
 	host *lifecycle.Host
 	mu   sync.Mutex
+	wg   sync.WaitGroup
+	stop chan struct{}
+	jobs chan []byte
+	done chan struct{}
 }
 
 // Open makes a host of its own.
@@ -49,3 +53,65 @@ func Each(n int, f func(i int) error) error {
 	}
 	return nil
 }
+
+// Start starts workers. Whoever calls it has Stop called by a hook of PhaseExitModule.
+func (s *Store) Start() {
+	for range 4 {
+		s.wg.Add(1)
+		go s.work()
+	}
+}
+
+func (s *Store) work() {
+	defer s.wg.Done()
+	for {
+		select {
+		case tx := <-s.jobs:
+			_ = s.Put(context.Background(), tx)
+		case <-s.stop:
+			return
+		}
+	}
+}
+
+// Stop waits for the workers.
+func (s *Store) Stop(context.Context) error {
+	close(s.stop)
+	s.wg.Wait()
+	return nil
+}
+
+// Flush starts a goroutine that Wait waits for.
+func (s *Store) Flush() {
+	done := make(chan struct{})
+	s.done = done
+	go func() {
+		defer close(done)
+		_ = s.Put(context.Background(), nil)
+	}()
+}
+
+func (s *Store) Wait(ctx context.Context) error {
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Reopen has another host.
+func (s *Store) Reopen() { s.host = lifecycle.New(nil, lifecycle.Options{}) }
+
+// Job is a call that somebody else has entered.
+type Job struct {
+	Call lifecycle.Call
+	Tx   []byte
+}
+
+func (j *Job) Finish() { j.Call.Leave() }
+
+// Shared is a host that may be replaced.
+type Shared struct{ Current *lifecycle.Host }
+
+func (s *Shared) Reopen() { s.Current = lifecycle.New(nil, lifecycle.Options{}) }
