@@ -908,20 +908,19 @@ func TestALoggerThatPanicsEndsNeitherRunNorTheProcess(t *testing.T) {
 
 // The first paragraph of a goroutine profile is that of the most frequent stack.
 func TestTasksDeeperThanAProfileHaveAStackAllTheSame(t *testing.T) {
-	release := make(chan struct{})
-	h := lifecycle.New(nil, lifecycle.Options{})
-	for range 100 {
-		require.NoError(t, h.Go("deep", func(context.Context) error { deep(200, release); return nil }))
-	}
-	var exit *lifecycle.ExitError
-	for exit == nil || exit.Phase != lifecycle.PhaseAwaitTasks {
-		require.ErrorAs(t, h.Exit(expired()), &exit)
-		runtime.Gosched()
-	}
-	require.Equal(t, 100, exit.Stragglers[0].Count)
-	require.Contains(t, exit.Stragglers[0].Stack, "lifecycle_test.deep")
-	close(release)
-	require.NoError(t, h.Exit(background))
+	bubble(t, func(t *testing.T) {
+		release := make(chan struct{})
+		h := lifecycle.New(nil, lifecycle.Options{})
+		for range 100 {
+			require.NoError(t, h.Go("deep", func(context.Context) error { deep(200, release); return nil }))
+		}
+		var exit *lifecycle.ExitError
+		require.ErrorAs(t, h.Exit(within(t, time.Minute)), &exit) // when all of them wait
+		require.Equal(t, 100, exit.Stragglers[0].Count)
+		require.Contains(t, exit.Stragglers[0].Stack, "lifecycle_test.deep")
+		close(release)
+		require.NoError(t, h.Exit(background))
+	})
 }
 
 func deep(n int, release chan struct{}) {
