@@ -397,6 +397,31 @@ func greeted(t *testing.T, connection net.Conn) net.Conn {
 	return connection
 }
 
+// heard is a listener whose connections tell when they are read from again, and so
+// what was read before has been taken in.
+type heard struct {
+	net.Listener
+	again chan struct{}
+}
+
+func (l heard) Accept() (net.Conn, error) {
+	connection, err := l.Listener.Accept()
+	return &heardConn{Conn: connection, again: l.again}, err
+}
+
+type heardConn struct {
+	net.Conn
+	reads int
+	again chan struct{}
+}
+
+func (c *heardConn) Read(p []byte) (int, error) {
+	if c.reads++; c.reads == 2 {
+		close(c.again)
+	}
+	return c.Conn.Read(p)
+}
+
 func requireClosed(t *testing.T, connection net.Conn) {
 	t.Helper()
 	_, err := io.Copy(io.Discard, connection) // nil: EOF
@@ -429,9 +454,10 @@ func TestAForcedExitClosesWhatIsInItsHandshake(t *testing.T) {
 	server := grpc.NewServer(append(lifecyclegrpc.Gate(h), grpc.ConnectionTimeout(never))...)
 	var half []net.Conn
 	for range 2 {
-		listener := listen(t)
+		listener := heard{listen(t), make(chan struct{})}
 		require.NoError(t, lifecyclegrpc.Serve(h, "grpc", server, listener))
-		half = append(half, greeted(t, rawly(t, listener, "PRI * HTTP/2.0\r\n")))
+		half = append(half, rawly(t, listener, "PRI * HTTP/2.0\r\n"))
+		<-listener.again
 	}
 	require.ErrorIs(t, h.ForceExit(t.Context()), lifecycle.ErrForced)
 	for _, connection := range half {
@@ -471,9 +497,10 @@ func (a *accepted) ServerHandshake(connection net.Conn) (net.Conn, credentials.A
 func TestAHandshakeThatDoesNotEndIsWaitedForAsLongAsTheServersOptionSays(t *testing.T) {
 	h := newHost(t)
 	server := grpc.NewServer(append(lifecyclegrpc.Gate(h), grpc.ConnectionTimeout(50*time.Millisecond))...)
-	listener := listen(t)
+	listener := heard{listen(t), make(chan struct{})}
 	require.NoError(t, lifecyclegrpc.Serve(h, "grpc", server, listener))
-	half := greeted(t, rawly(t, listener, "PRI * HTTP/2.0\r\n"))
+	half := rawly(t, listener, "PRI * HTTP/2.0\r\n")
+	<-listener.again
 	require.NoError(t, h.Exit(t.Context()))
 	requireClosed(t, half)
 }
