@@ -81,7 +81,10 @@ const (
 
 // ControllerOptions configure a Controller. The zero value is good.
 type ControllerOptions struct {
-	Logger *slog.Logger // gets what becomes of launches and of hosts that exit by themselves; nil: silent
+	// Logger gets what becomes of launches; nil: silent. A record that is not
+	// written within ForceGrace is left behind, and what comes before it has been is
+	// not logged.
+	Logger *slog.Logger
 }
 
 // NewController makes a Controller without hosts. It owns no goroutine and needs no

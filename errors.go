@@ -239,9 +239,10 @@ type Straggler struct {
 	Name  string        `json:"name"`
 	Count int           `json:"count"`
 	Age   time.Duration `json:"age"` // of the oldest, since it began; a call's is at least this
-	// Stack is that of one of them, its own. "": it is not to be had, because it is
-	// not among the oldest 64, or replaced the profiler labels that its context
-	// carries. Calls have no goroutine that the host knows: theirs shows who waits
+	// Stack is that of one of them, its own; one of over 128 frames, whose root a
+	// profile cuts off, may be that of a goroutine which it has started. "": it is not
+	// to be had, because it is not among the oldest 64, or replaced the profiler
+	// labels that its context carries. Calls have no goroutine that the host knows: theirs shows who waits
 	// inside Exit, since one of those may hold a call.
 	Stack string `json:"stack"`
 }
