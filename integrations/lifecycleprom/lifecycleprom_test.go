@@ -864,7 +864,7 @@ func TestAHostIsFiftyThreeSeriesAndATaskThreeOrFive(t *testing.T) {
 	require.Equal(t, 53+3+5, series())
 	require.NoError(t, host.OnExit(lifecycle.PhaseRelease, "gauges", func(context.Context) error { return nil }))
 	require.NoError(t, host.Exit(t.Context()))
-	require.Equal(t, 53+4+7*9+3, series(), "of the tasks, the counters of the periodic one")
+	require.Equal(t, 53+2+4+7*9+3, series(), "of the tasks all but their ages")
 }
 
 func TestTheCollectorCanBeRegisteredInSeveralRegistriesButNotTwiceInOne(t *testing.T) {

@@ -59,11 +59,17 @@ func (w *watched) addPhase(p lifecycle.Phase, took time.Duration) {
 	w.series.phase.WithLabelValues(p.String()).Observe(took.Seconds())
 }
 
-// takeTicks is called with no lock held.
+// takeTicks is called with no lock held. A task that it has seen keeps its counters,
+// zeros too, when it has ended.
 func (w *watched) takeTicks(tasks []lifecycle.TaskStatus) {
+	values := make([]string, len(tasks))
+	for i, t := range tasks {
+		values[i] = w.collector.value("task", t.Name)
+	}
 	w.series.mu.Lock()
 	defer w.series.mu.Unlock()
-	for _, t := range tasks {
+	for i, t := range tasks {
+		w.series.task(values[i])
 		if t.Every > 0 || t.Ticks > 0 {
 			seen := w.ticks[t.Name]
 			w.ticks[t.Name] = ticks{max(seen.all, t.Ticks), max(seen.failed, t.Failed)}
