@@ -5,9 +5,9 @@
 //	host := telemetry.NewHost(log, lifecycle.Options{Name: "orders"})
 //	…
 //	err = lifecycle.Run(ctx, host, lifecycle.RunOptions{})
-//	telemetry.Shutdown(ctx1) // ends the last spans
+//	telemetry.Shutdown(ctx1) // ends the last spans, counts the last counts
 //	traces.Shutdown(ctx2)    // exports them
-//	meters.Shutdown(ctx3)
+//	meters.Shutdown(ctx3)    // and them
 //
 // It needs the API packages of OpenTelemetry alone; exporters and the SDK are the
 // server's choice. Without a provider it does nothing.
@@ -89,8 +89,10 @@
 // The counters and up-down counters are observable: a collection asks each host for its
 // Status, which takes no goroutine profile. They count what this process did, from 0,
 // go on where a host ends and another with the same attributes begins, and include what
-// was accepted or became durable between the last collection and the host's end; not so
-// the ticks, which are counted while their task runs.
+// was done between the last collection and the host's end: all that was accepted and
+// became durable, and the ticks that had ended when PhaseExitModule had, unless ForceExit
+// came before. Shutdown has them stand still, for the collection that the MeterProvider's
+// own Shutdown makes.
 //
 // The number of series is bounded. Of a host 100 names of tasks have one of their own
 // (a name that ticks keeps it) and the others share the name "_OTHER". The first 1000

@@ -40,6 +40,8 @@ type hosted struct {
 	running bool
 	over    bool // nothing is noted any more
 
+	lastTasks []lifecycle.TaskStatus // when PhaseExitModule had ended
+
 	// Of the metrics, guarded by metrics.mu.
 	series            *series
 	accepted, durable uint64 // as counted in series
@@ -77,6 +79,9 @@ func (h *hosted) observer() lifecycle.Observer {
 			h.note(func(x *exit, at time.Time) { x.phaseStart(e.Phase, at) })
 		},
 		PhaseEnd: func(e lifecycle.PhaseEvent) {
+			if e.Phase == lifecycle.PhaseExitModule {
+				h.keepTicks()
+			}
 			h.note(func(x *exit, at time.Time) { x.phaseEnd(e, at) })
 		},
 		HookEnd: func(e lifecycle.HookEvent) {
@@ -94,8 +99,23 @@ func (h *hosted) observer() lifecycle.Observer {
 	}
 }
 
+// keepTicks keeps the ticks of tasks that the next phase cancels: they leave Status, and
+// their ticks with them. It does not count them, since that may wait for a collection.
+func (h *hosted) keepTicks() {
+	if !isClosed(h.made) {
+		return // lifecycle.New has not returned: there is no task
+	}
+	tasks := h.host.Status().Tasks
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lastTasks = tasks
+}
+
 // synced records a batch. It runs on the durability actor.
 func (h *hosted) synced(e lifecycle.SyncEvent) {
+	if isClosed(h.t.closing) {
+		return
+	}
 	if e.Err != nil {
 		h.note(func(x *exit, at time.Time) {
 			guard(func() {

@@ -27,7 +27,7 @@ type metrics struct {
 	mu   sync.Mutex                     // guards what follows, and the metrics' fields of hosted; Status, which is called under it, does not block
 	all  map[attribute.Distinct]*series // only ever more, so that no count is in two of them
 	live map[*hosted]struct{}
-	over bool
+	over bool // the counters stand still
 }
 
 type series struct {
@@ -68,7 +68,7 @@ var otherHosts = attribute.NewSet(HostNameKey.String(other))
 
 // Syncs take from some microseconds, in memory, to seconds, on a disk that is busy.
 var (
-	syncBuckets  = []float64{0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}
+	syncBuckets  = []float64{0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10}
 	exitBuckets  = []float64{0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 25, 50, 100}
 	countBuckets = []float64{1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000}
 	byteBuckets  = []float64{1 << 8, 1 << 10, 1 << 12, 1 << 14, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26}
@@ -157,12 +157,16 @@ func (m *metrics) remove(h *hosted) {
 	h.series.hosts--
 }
 
-// end forgets all: nothing is collected any more.
+// end counts the hosts that live once more and lets them go. Their counters stay, for
+// the collections to come: of those the reader's own Shutdown has the last.
 func (m *metrics) end() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.over = true
-	clear(m.all)
+	for h := range m.live {
+		h.count(h.host.Status())
+		h.series.hosts--
+	}
 	clear(m.live)
 }
 
@@ -177,15 +181,22 @@ func (h *hosted) count(status lifecycle.Status) {
 		s.durable += int64(status.Durable - h.durable)
 		h.durable = status.Durable
 	}
-	for _, t := range status.Tasks {
+	h.mu.Lock()
+	last := h.lastTasks
+	h.mu.Unlock()
+	h.countTicks(last)
+	h.countTicks(status.Tasks)
+}
+
+// countTicks adds the ticks that have not been counted. Their numbers only grow: a task
+// that ticks ends in the exit alone.
+func (h *hosted) countTicks(tasks []lifecycle.TaskStatus) {
+	for _, t := range tasks {
 		now, before := ticks{t.Ticks, t.Failed}, h.ticks[t.Name]
-		if now.ended == 0 {
+		if now.ended <= before.ended {
 			continue
 		}
-		if now.ended < before.ended { // the host had forgotten that name, and begun anew
-			before = ticks{}
-		}
-		own := s.task(t.Name)
+		own := h.series.task(t.Name)
 		own.ended += now.ended - before.ended
 		own.failed += now.failed - before.failed
 		h.ticks[t.Name] = now

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -115,7 +116,10 @@ func TestMetricsTellWhatStatusTells(t *testing.T) {
 	require.Equal(t, "s", durations.Unit)
 	require.Equal(t, uint64(5), durations.Data.(metricdata.Histogram[float64]).DataPoints[0].Count)
 	shutdown(t, telemetry)
-	require.NotContains(t, collect(t, reader), "lifecycle.host.count", "after Shutdown nothing is observed")
+	got = collect(t, reader)
+	for _, now := range []string{"lifecycle.host.count", "lifecycle.call.active", "lifecycle.task.active", "lifecycle.queue.usage"} {
+		require.NotContains(t, got, now, "after Shutdown no host is observed")
+	}
 }
 
 func TestPhasesAndExitsAreHistogramsByOutcome(t *testing.T) {
@@ -181,7 +185,6 @@ func TestCountersNeverFallWhereHostsComeAndGo(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2500*time.Millisecond)
 			<-ctx.Done()
 			cancel()
-			collect(t, reader) // ticks are counted while their task runs
 			require.NoError(t, host.Exit(t.Context()))
 			synctest.Wait()
 		}
@@ -207,6 +210,220 @@ func TestCountersNeverFallWhereHostsComeAndGo(t *testing.T) {
 	})
 }
 
+var temporalities = []metricdata.Temporality{metricdata.CumulativeTemporality, metricdata.DeltaTemporality}
+
+func always(temporality metricdata.Temporality) sdkmetric.TemporalitySelector {
+	return func(sdkmetric.InstrumentKind) metricdata.Temporality { return temporality }
+}
+
+// totals is what a backend has counted by what it was sent.
+type totals struct {
+	temporality metricdata.Temporality
+	counters    map[string]int64
+	batches     map[string]uint64
+}
+
+func newTotals(temporality metricdata.Temporality) *totals {
+	return &totals{temporality, map[string]int64{}, map[string]uint64{}}
+}
+
+func (b *totals) take(all *metricdata.ResourceMetrics) {
+	for _, scope := range all.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			switch data := m.Data.(type) {
+			case metricdata.Sum[int64]:
+				for at, n := range sums(m) {
+					if b.temporality == metricdata.DeltaTemporality {
+						n += b.counters[m.Name+" "+at]
+					}
+					b.counters[m.Name+" "+at] = n
+				}
+			case metricdata.Histogram[float64]:
+				n := uint64(0)
+				for _, p := range data.DataPoints {
+					n += p.Count
+				}
+				if b.temporality == metricdata.DeltaTemporality {
+					n += b.batches[m.Name]
+				}
+				b.batches[m.Name] = n
+			}
+		}
+	}
+}
+
+// backend is an exporter that counts.
+type backend struct {
+	*totals
+	exports int
+}
+
+func (b *backend) Temporality(sdkmetric.InstrumentKind) metricdata.Temporality { return b.temporality }
+func (*backend) Aggregation(kind sdkmetric.InstrumentKind) sdkmetric.Aggregation {
+	return sdkmetric.DefaultAggregationSelector(kind)
+}
+func (b *backend) Export(_ context.Context, all *metricdata.ResourceMetrics) error {
+	b.exports++
+	b.take(all)
+	return nil
+}
+func (*backend) ForceFlush(context.Context) error { return nil }
+func (*backend) Shutdown(context.Context) error   { return nil }
+
+// As the README has it: the exit, the Telemetry's Shutdown, the MeterProvider's.
+func TestTheLastIntervalsCountsAreExportedOnceInTheOrderOfTheReadme(t *testing.T) {
+	for _, temporality := range temporalities {
+		t.Run(temporality.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				exporter := &backend{totals: newTotals(temporality)}
+				manual, byHand := sdkmetric.NewManualReader(sdkmetric.WithTemporalitySelector(always(temporality))), newTotals(temporality)
+				collectByHand := func() {
+					var all metricdata.ResourceMetrics
+					require.NoError(t, manual.Collect(t.Context(), &all))
+					byHand.take(&all)
+				}
+				meters := sdkmetric.NewMeterProvider(
+					sdkmetric.WithReader(sdkmetric.NewPeriodicReader(exporter, sdkmetric.WithInterval(time.Minute))), sdkmetric.WithReader(manual))
+				telemetry, err := lifecycleotel.New(lifecycleotel.Options{MeterProvider: meters})
+				require.NoError(t, err)
+				host := telemetry.NewHost(&lifecycletest.Log{First: 70}, lifecycle.Options{Name: "orders"})
+				commit := func(n int) {
+					for range n {
+						_, err := host.Durability().Commit(t.Context(), []byte("tx"))
+						require.NoError(t, err)
+					}
+				}
+				require.NoError(t, host.Every("cleanup", time.Second, func(context.Context) error { return errors.New("no") }))
+				commit(2)
+				time.Sleep(time.Minute + 500*time.Millisecond) // one interval, and not all of another
+				synctest.Wait()
+				require.Equal(t, 1, exporter.exports)
+				require.EqualValues(t, 2, exporter.counters["lifecycle.transaction.accepted lifecycle.host.name=orders"])
+				collectByHand()
+
+				commit(3)
+				time.Sleep(2 * time.Second)
+				call, err := host.Enter()
+				require.NoError(t, err)
+				host.Fail(nil)
+				time.Sleep(2 * time.Second) // tasks run until the calls have left
+				commit(1)
+				call.Leave()
+				require.NoError(t, host.Exit(t.Context()))
+				shutdown(t, telemetry)
+				for range 2 {
+					collectByHand()
+				}
+				require.NoError(t, meters.Shutdown(t.Context()))
+				require.Equal(t, 2, exporter.exports)
+				for reader, got := range map[string]*totals{"periodic": exporter.totals, "manual": byHand} {
+					for name, want := range map[string]int64{
+						"lifecycle.transaction.accepted lifecycle.host.name=orders":                          6,
+						"lifecycle.transaction.durable lifecycle.host.name=orders":                           6,
+						"lifecycle.task.ticks lifecycle.host.name=orders,lifecycle.task.name=cleanup":        64,
+						"lifecycle.task.failed_ticks lifecycle.host.name=orders,lifecycle.task.name=cleanup": 64,
+					} {
+						require.Equal(t, want, got.counters[name], "%s: %s", reader, name)
+					}
+					require.Equal(t, map[string]uint64{
+						"lifecycle.sync.duration": 6, "lifecycle.phase.duration": 7, "lifecycle.exit.duration": 1,
+					}, got.batches, reader)
+				}
+			})
+		})
+	}
+}
+
+func TestATickThatACollectionSeesWhileTheExitAwaitsItsTaskIsCountedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		telemetry, reader := newMetering(t, lifecycleotel.Options{})
+		host := telemetry.NewHost(nil, lifecycle.Options{Name: "orders"})
+		var slow, obeyed atomic.Bool
+		held := make(chan struct{})
+		for range 2 {
+			require.NoError(t, host.Every("cleanup", time.Second, func(ctx context.Context) error {
+				if slow.Load() {
+					<-ctx.Done()
+					if !obeyed.CompareAndSwap(false, true) {
+						<-held
+					}
+				}
+				return nil
+			}))
+		}
+		time.Sleep(2500 * time.Millisecond)
+		slow.Store(true)
+		time.Sleep(time.Second)
+		host.Fail(nil)
+		check := func(ticks int64) {
+			t.Helper()
+			synctest.Wait()
+			require.Equal(t, map[string]int64{"lifecycle.host.name=orders,lifecycle.task.name=cleanup": ticks}, sums(collect(t, reader)["lifecycle.task.ticks"]))
+		}
+		check(2*2 + 1) // one obeyed, and the other is awaited
+		close(held)
+		require.NoError(t, host.Exit(t.Context()))
+		check(2*2 + 1)
+		shutdown(t, telemetry)
+		check(2*2 + 1)
+	})
+}
+
+func TestAHostThatOutlivesItsTelemetryIsCountedUntilShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		telemetry, reader := newMetering(t, lifecycleotel.Options{})
+		host := telemetry.NewHost(&lifecycletest.Log{}, lifecycle.Options{Name: "orders"})
+		require.NoError(t, host.Every("cleanup", time.Second, func(context.Context) error { return nil }))
+		life := func() {
+			_, err := host.Durability().Commit(t.Context(), []byte("tx"))
+			require.NoError(t, err)
+			time.Sleep(3500 * time.Millisecond)
+		}
+		check := func() {
+			t.Helper()
+			got := collect(t, reader)
+			require.Equal(t, map[string]int64{"lifecycle.host.name=orders": 1}, sums(got["lifecycle.transaction.accepted"]))
+			require.Equal(t, map[string]int64{"lifecycle.host.name=orders,lifecycle.task.name=cleanup": 3}, sums(got["lifecycle.task.ticks"]))
+			require.Equal(t, uint64(1), got["lifecycle.sync.duration"].Data.(metricdata.Histogram[float64]).DataPoints[0].Count)
+			require.NotContains(t, got, "lifecycle.host.count")
+			require.NotContains(t, got, "lifecycle.exit.duration")
+		}
+		life()
+		shutdown(t, telemetry)
+		check()
+		life()
+		check()
+		require.NoError(t, host.Exit(t.Context()))
+		check()
+	})
+}
+
+// A server that is started again in its process.
+func TestATelemetryThatFollowsAnotherGoesOnCounting(t *testing.T) {
+	for _, temporality := range temporalities {
+		reader := sdkmetric.NewManualReader(sdkmetric.WithTemporalitySelector(always(temporality)))
+		meters := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
+		counted := newTotals(temporality)
+		for life := range int64(3) {
+			telemetry, err := lifecycleotel.New(lifecycleotel.Options{MeterProvider: meters})
+			require.NoError(t, err)
+			host := telemetry.NewHost(&lifecycletest.Log{}, lifecycle.Options{Name: "orders"})
+			for range 5 {
+				_, err := host.Durability().Commit(t.Context(), []byte("tx"))
+				require.NoError(t, err)
+			}
+			for range 2 {
+				var all metricdata.ResourceMetrics
+				require.NoError(t, reader.Collect(t.Context(), &all))
+				counted.take(&all)
+				require.Equal(t, 5*(life+1), counted.counters["lifecycle.transaction.accepted lifecycle.host.name=orders"])
+				require.NoError(t, host.Exit(t.Context()))
+				shutdown(t, telemetry)
+			}
+		}
+	}
+}
+
 func TestHostsWithEqualAttributesShareTheirSeries(t *testing.T) {
 	telemetry, reader := newMetering(t, lifecycleotel.Options{Attributes: func(host string) []attribute.KeyValue {
 		return []attribute.KeyValue{attribute.String("class", host[:1])}
@@ -228,9 +445,9 @@ func TestHostsWithEqualAttributesShareTheirSeries(t *testing.T) {
 }
 
 func TestSeriesAreBoundedAndEachTransactionIsCountedInOneOnly(t *testing.T) {
-	for _, temporality := range []metricdata.Temporality{metricdata.CumulativeTemporality, metricdata.DeltaTemporality} {
+	for _, temporality := range temporalities {
 		synctest.Test(t, func(t *testing.T) {
-			reader := sdkmetric.NewManualReader(sdkmetric.WithTemporalitySelector(func(sdkmetric.InstrumentKind) metricdata.Temporality { return temporality }))
+			reader := sdkmetric.NewManualReader(sdkmetric.WithTemporalitySelector(always(temporality)))
 			telemetry, err := lifecycleotel.New(lifecycleotel.Options{MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))})
 			require.NoError(t, err)
 			counted := map[string]int64{}
@@ -375,6 +592,51 @@ func TestManyHostsReadersAndCollectionsAtOnce(t *testing.T) {
 		require.Equal(t, want, sums(collect(t, reader)["lifecycle.transaction.durable"]))
 	}
 	shutdown(t, telemetry)
+}
+
+func TestAShutdownInTheMidstOfAStormLosesNothingOfTheHostsThatHadExited(t *testing.T) {
+	telemetry, reader := newMetering(t, lifecycleotel.Options{})
+	var begun atomic.Bool // Shutdown has
+	var before, all atomic.Int64
+	var storm sync.WaitGroup
+	for w := range 4 {
+		storm.Go(func() {
+			for range 40 {
+				host := telemetry.NewHost(&lifecycletest.Log{}, lifecycle.Options{Name: fmt.Sprint(w % 2)})
+				for range 5 {
+					if _, err := host.Durability().Commit(context.Background(), []byte("tx")); err != nil {
+						t.Error(err)
+					}
+				}
+				all.Add(5)
+				if err := host.Exit(context.Background()); err != nil {
+					t.Error(err)
+				}
+				if !begun.Load() {
+					before.Add(5)
+				}
+			}
+		})
+	}
+	accepted := func() (n int64) {
+		for _, own := range sums(collect(t, reader)["lifecycle.transaction.accepted"]) {
+			n += own
+		}
+		return n
+	}
+	last := int64(0)
+	for last < 100 {
+		now := accepted()
+		require.GreaterOrEqual(t, now, last)
+		last = now
+	}
+	begun.Store(true)
+	shutdown(t, telemetry)
+	end := accepted()
+	require.GreaterOrEqual(t, end, before.Load())
+	storm.Wait()
+	require.Equal(t, end, accepted(), "it stands still")
+	require.Less(t, end, all.Load()+1)
 }
 
 func TestAnInstrumentThatTheMeterRefusesIsAnError(t *testing.T) {

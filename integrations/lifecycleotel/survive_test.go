@@ -219,6 +219,18 @@ func TestWhenShutdownHasReturnedNoGoroutineIsLeft(t *testing.T) {
 	}
 }
 
+func requireCollected(t *testing.T, host weak.Pointer[lifecycle.Host]) {
+	t.Helper()
+	for range 100 {
+		runtime.GC()
+		if host.Value() == nil {
+			return
+		}
+		runtime.Gosched()
+	}
+	require.Nil(t, host.Value())
+}
+
 func TestAHostThatHasExitedIsForgotten(t *testing.T) {
 	telemetry, _, _ := newTracing(t)
 	host := telemetry.NewHost(&lifecycletest.Log{}, lifecycle.Options{})
@@ -226,14 +238,7 @@ func TestAHostThatHasExitedIsForgotten(t *testing.T) {
 	shutdown(t, telemetry) // waits for the last spans, and forgets nothing itself
 	gone := weak.Make(host)
 	host = nil
-	for range 100 {
-		runtime.GC()
-		if gone.Value() == nil {
-			break
-		}
-		runtime.Gosched()
-	}
-	require.Nil(t, gone.Value())
+	requireCollected(t, gone)
 	runtime.KeepAlive(telemetry)
 }
 
@@ -245,14 +250,7 @@ func TestAHostThatExitsAfterShutdownIsForgotten(t *testing.T) {
 	require.NoError(t, host.Exit(context.Background()))
 	gone := weak.Make(host)
 	host = nil
-	for range 100 {
-		runtime.GC()
-		if gone.Value() == nil {
-			break
-		}
-		runtime.Gosched()
-	}
-	require.Nil(t, gone.Value())
+	requireCollected(t, gone)
 	runtime.KeepAlive(telemetry)
 }
 

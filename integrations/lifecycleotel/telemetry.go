@@ -45,11 +45,10 @@ type Options struct {
 // It owns one goroutine for each exit that runs (see the package's documentation), and
 // none otherwise.
 type Telemetry struct {
-	tracer       trace.Tracer
-	metrics      *metrics
-	attributes   func(host string) []attribute.KeyValue
-	registration metric.Registration
-	closing      chan struct{} // closed by Shutdown
+	tracer     trace.Tracer
+	metrics    *metrics
+	attributes func(host string) []attribute.KeyValue
+	closing    chan struct{} // closed by Shutdown
 
 	mu     sync.Mutex // guards what follows
 	closed bool
@@ -81,7 +80,9 @@ func New(opts Options) (*Telemetry, error) {
 		closing:    make(chan struct{}),
 		hosts:      map[*lifecycle.Host]*hosted{},
 	}
-	if t.registration, err = meter.RegisterCallback(m.collect, m.observables()...); err != nil {
+	// Never unregistered: the counters have to be there for the reader's last collection,
+	// which the MeterProvider's Shutdown makes.
+	if _, err = meter.RegisterCallback(m.collect, m.observables()...); err != nil {
 		return nil, fmt.Errorf("lifecycleotel: New: %w", err)
 	}
 	return t, nil
@@ -158,9 +159,13 @@ func (t *Telemetry) LinkExit(ctx context.Context, host *lifecycle.Host) error {
 // It waits until the spans of every exit that has ended have ended, and no longer than
 // ctx; what it waits for is the span processors alone. The spans of an exit that still
 // runs are ended as they are, as failed, with the outcome "unfinished" and those whom
-// the exit waits for: Shutdown does not wait for hosts. Then the metrics are no longer
-// observed. The error is ctx's, or that of unregistering the metrics' callback, or
+// the exit waits for: Shutdown does not wait for hosts. The error is ctx's, or
 // lifecycle.ErrInvalid for a nil ctx; calling Shutdown again waits again.
+//
+// From then on the counters stand still: the collections that follow, the last of which
+// the MeterProvider's own Shutdown makes, have them as they are, and nothing of hosts,
+// calls, tasks and queues. The MeterProvider keeps them, a series an attribute set, as
+// long as it lives.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	if ctx == nil {
 		return fmt.Errorf("lifecycleotel: Shutdown: %w: a nil context", lifecycle.ErrInvalid)
@@ -187,12 +192,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 			}
 		}
 	}
-	if first {
-		if err := t.registration.Unregister(); err != nil {
-			errs = append(errs, fmt.Errorf("lifecycleotel: Shutdown: %w", err))
-		}
-		t.metrics.end()
-	}
+	t.metrics.end()
 	return errors.Join(errs...)
 }
 
