@@ -26,11 +26,14 @@ import (
 // http.ResponseController work. A handler that hijacks the connection and returns
 // has left: what goes on with the connection should be a task (Host.Go) or a call
 // (Host.Enter) of its own.
+//
+// Gate panics if h or next is nil, or next a HandlerFunc that is.
 func Gate(h *lifecycle.Host, next http.Handler) http.Handler {
+	f, isFunc := next.(http.HandlerFunc)
 	switch {
 	case h == nil:
 		panic("lifecyclehttp: Gate: a nil host")
-	case next == nil:
+	case next == nil || isFunc && f == nil:
 		panic("lifecyclehttp: Gate: a nil handler")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

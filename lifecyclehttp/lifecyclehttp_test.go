@@ -526,15 +526,21 @@ func TestStatusTakesAControllerOfAnyKey(t *testing.T) {
 	require.NoError(t, controller.Exit(t.Context()))
 }
 
-func TestStatusOfWhatHasNoHostsPanicsWhenItIsMade(t *testing.T) {
+func TestAHandlerOfNothingPanicsWhenItIsMade(t *testing.T) {
 	h := newHost(t, "orders")
+	var noController *lifecycle.Controller[string]
+	var noFunc http.HandlerFunc
+	for _, nothing := range []lifecyclehttp.Source{nil, (*lifecycle.Host)(nil), noController} {
+		require.PanicsWithValue(t, "lifecyclehttp: Status: a nil source", func() { lifecyclehttp.Status(nothing) })
+		require.PanicsWithValue(t, "lifecyclehttp: Ready: a nil source", func() { lifecyclehttp.Ready(nothing) })
+		require.PanicsWithValue(t, "lifecyclehttp: Live: a nil source", func() { lifecyclehttp.Live(nothing) })
+	}
 	type bare struct{ lifecyclehttp.Source }
-	require.PanicsWithValue(t, "lifecyclehttp: Status: a nil source", func() { lifecyclehttp.Status(nil) })
-	require.Panics(t, func() { lifecyclehttp.Status(bare{h}) })
-	require.Panics(t, func() { lifecyclehttp.Ready(nil) })
-	require.Panics(t, func() { lifecyclehttp.Live(nil) })
-	require.Panics(t, func() { lifecyclehttp.Gate(nil, http.NotFoundHandler()) })
-	require.Panics(t, func() { lifecyclehttp.Gate(h, nil) })
+	require.Panics(t, func() { lifecyclehttp.Status(bare{h}) }, "it has no hosts")
+	require.PanicsWithValue(t, "lifecyclehttp: Gate: a nil host", func() { lifecyclehttp.Gate(nil, http.NotFoundHandler()) })
+	for _, nothing := range []http.Handler{nil, noFunc} {
+		require.PanicsWithValue(t, "lifecyclehttp: Gate: a nil handler", func() { lifecyclehttp.Gate(h, nothing) })
+	}
 }
 
 // many is a source of n hosts, all stuck in their exit from exiting on.

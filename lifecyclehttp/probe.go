@@ -10,7 +10,8 @@ import (
 // after a 503.
 //
 // Before the first 200 there is no source to ask: a server that is still opening
-// its hosts should not listen on the probe's address yet.
+// its hosts should not listen on the probe's address yet. Ready panics if src is nil,
+// or a pointer that is.
 func Ready(src Source) http.Handler {
 	mustHave(src, "Ready")
 	return probe(src.Exiting(), "ready", "exiting")
@@ -26,15 +27,11 @@ func Ready(src Source) http.Handler {
 // (terminationGracePeriodSeconds), not this probe. After the exit, what remains is
 // a process without its database: if it does not end by itself, the 503 has it
 // restarted.
+//
+// Live panics if src is nil, or a pointer that is.
 func Live(src Source) http.Handler {
 	mustHave(src, "Live")
 	return probe(src.Done(), "live", "exited")
-}
-
-func mustHave(src Source, op string) {
-	if src == nil {
-		panic("lifecyclehttp: " + op + ": a nil source")
-	}
 }
 
 // probe answers yes with 200 until over is closed, then no with 503.

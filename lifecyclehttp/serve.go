@@ -47,12 +47,12 @@ func ServeTLS(h *lifecycle.Host, name string, server *http.Server, listener net.
 func serve(h *lifecycle.Host, op, name string, server *http.Server, listener net.Listener, run func() error) error {
 	missing := ""
 	switch {
+	case isNil(listener):
+		return fmt.Errorf("lifecyclehttp: %s: %w: a nil listener", op, lifecycle.ErrInvalid)
 	case h == nil:
 		missing = "host"
 	case server == nil:
 		missing = "server"
-	case listener == nil:
-		return fmt.Errorf("lifecyclehttp: %s: %w: a nil listener", op, lifecycle.ErrInvalid)
 	}
 	if missing != "" {
 		return errors.Join(fmt.Errorf("lifecyclehttp: %s: %w: a nil %s", op, lifecycle.ErrInvalid, missing), listener.Close())

@@ -271,7 +271,10 @@ func TestWhatServeRefusesIsNotServedAndItsListenerClosed(t *testing.T) {
 			requireRefused(t, listener)
 		})
 	}
-	require.ErrorIs(t, lifecyclehttp.Serve(running, "http", &http.Server{}, nil), lifecycle.ErrInvalid)
+	for _, nothing := range []net.Listener{nil, (*net.TCPListener)(nil)} {
+		require.ErrorIs(t, lifecyclehttp.Serve(running, "http", &http.Server{}, nothing), lifecycle.ErrInvalid)
+		require.ErrorIs(t, lifecyclehttp.Serve(nil, "", nil, nothing), lifecycle.ErrInvalid)
+	}
 	require.Panics(t, func() { lifecyclehttp.Shutdown(nil) })
 	require.NoError(t, running.Exit(t.Context()))
 	require.Empty(t, running.Report().Phases[0].Hooks, "a hook of what was refused")

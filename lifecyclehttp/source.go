@@ -2,6 +2,7 @@ package lifecyclehttp
 
 import (
 	"fmt"
+	"reflect"
 
 	"github.com/seed080d9131/lifecycle"
 )
@@ -19,6 +20,19 @@ var (
 	_ Source = (*lifecycle.Host)(nil)
 	_ Source = (*lifecycle.Controller[string])(nil)
 )
+
+// isNil reports whether v is nil, or a pointer that is, as a variable is that nothing
+// was assigned to.
+func isNil(v any) bool {
+	value := reflect.ValueOf(v)
+	return !value.IsValid() || value.Kind() == reflect.Pointer && value.IsNil()
+}
+
+func mustHave(src Source, op string) {
+	if isNil(src) {
+		panic("lifecyclehttp: " + op + ": a nil source")
+	}
+}
 
 // hostsOf returns a func that lists src's hosts. It panics if src has none to
 // list.

@@ -33,7 +33,8 @@ import (
 // second. A request waits for that, or until its context ends, and for a second
 // longer if it asks for a host that was not among them.
 //
-// Status panics if src is neither a Host nor a Controller, nor has a method Hosts.
+// Status panics if src is nil, or a pointer that is, or neither a Host nor a Controller
+// and without a method Hosts.
 func Status(src Source) http.Handler {
 	mustHave(src, "Status")
 	return &status{snapshots{hosts: hostsOf(src)}}
