@@ -46,7 +46,7 @@ type Health struct {
 // NewHealth returns the health service of src. It panics if that is nil, or a pointer
 // that is.
 func NewHealth(src Source) *Health {
-	if v := reflect.ValueOf(src); src == nil || v.Kind() == reflect.Pointer && v.IsNil() {
+	if isNil(src) {
 		panic("lifecyclegrpc: NewHealth: a nil source")
 	}
 	return &Health{health.NewServer(), src.Exiting()}
@@ -122,6 +122,12 @@ func (w *watch) Send(answer *healthpb.HealthCheckResponse) error {
 	}
 	w.last = answer.Status
 	return w.ServerStreamingServer.Send(answer)
+}
+
+// isNil reports whether v is nil, or a pointer that is.
+func isNil(v any) bool {
+	value := reflect.ValueOf(v)
+	return !value.IsValid() || value.Kind() == reflect.Pointer && value.IsNil()
 }
 
 func isClosed(channel <-chan struct{}) bool {

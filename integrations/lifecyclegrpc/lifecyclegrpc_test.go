@@ -675,7 +675,10 @@ func TestWhatServeRefusesIsNotServedAndItsListenerClosed(t *testing.T) {
 			require.True(t, isRefused(listener))
 		})
 	}
-	require.ErrorIs(t, lifecyclegrpc.Serve(running, "grpc", grpc.NewServer(), nil), lifecycle.ErrInvalid)
+	for _, nothing := range []net.Listener{nil, (*net.TCPListener)(nil)} {
+		require.ErrorIs(t, lifecyclegrpc.Serve(running, "grpc", grpc.NewServer(), nothing), lifecycle.ErrInvalid)
+		require.ErrorIs(t, lifecyclegrpc.Serve(nil, "", nil, nothing), lifecycle.ErrInvalid)
+	}
 	require.Panics(t, func() { lifecyclegrpc.GracefulStop(nil) })
 	require.Panics(t, func() { lifecyclegrpc.Gate(nil) })
 	require.Panics(t, func() { lifecyclegrpc.GateFor(nil) })

@@ -28,6 +28,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	setUserTimeout(accepted)
 	c := &connection{Conn: accepted, listener: l}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -25,7 +25,10 @@ import (
 // calls no interceptor, and what keeps the exit waiting is the hook, but no call.
 //
 // What the server's credentials see as the connection is one of this package, whose
-// method NetConn returns the one that listener has accepted.
+// method NetConn returns the one that listener has accepted. It hides from grpc-go that
+// this is one of TCP, so on Linux Serve sets TCP_USER_TIMEOUT in its place, to 20 s, the
+// default of keepalive.ServerParameters.Timeout; where another time is to hold, set it on
+// the listener's socket (net.ListenConfig.Control), whose value is kept.
 //
 // If the server stops to serve while h runs, h fails: with the error of its Accept,
 // say, or because somebody else has stopped it or had before. A host that nobody can
@@ -42,12 +45,12 @@ import (
 func Serve(h *lifecycle.Host, name string, server *grpc.Server, listener net.Listener) error {
 	missing := ""
 	switch {
+	case isNil(listener):
+		return fmt.Errorf("lifecyclegrpc: Serve: %w: a nil listener", lifecycle.ErrInvalid)
 	case h == nil:
 		missing = "host"
 	case server == nil:
 		missing = "server"
-	case listener == nil:
-		return fmt.Errorf("lifecyclegrpc: Serve: %w: a nil listener", lifecycle.ErrInvalid)
 	}
 	if missing != "" {
 		return errors.Join(fmt.Errorf("lifecyclegrpc: Serve: %w: a nil %s", lifecycle.ErrInvalid, missing), listener.Close())
