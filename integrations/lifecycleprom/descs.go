@@ -44,7 +44,7 @@ type histograms struct {
 func newHistograms() histograms {
 	return histograms{
 		latency: newHistogram("sync_duration_seconds", "How long the log took to append and sync a batch that became durable.",
-			[]float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10}),
+			[]float64{.000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 10}),
 		transactions: newHistogram("batch_transactions", "Transactions of a batch that became durable.",
 			[]float64{1, 4, 16, 64, 256, 1024, 4096, 16384}),
 		bytes: newHistogram("batch_bytes", "Bytes of the transactions of a batch that became durable.",

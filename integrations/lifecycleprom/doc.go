@@ -31,9 +31,9 @@
 //   - Syncs and batches: each that was announced by the observer, which a forced
 //     exit stops. Only those that succeeded: the one that failed, the host's last, is
 //     a log failure.
-//   - Ticks: those that had ended at a scrape, or when PhaseExitModule ended. A tick
-//     that ends later, while the exit awaits it, is not counted; after ForceExit or a
-//     scrape in that phase, a few more may be missing.
+//   - Ticks: those that had ended at a scrape, or when PhaseExitModule ended. One that
+//     ends later, while the exit awaits it, is not counted, nor, where ForceExit comes
+//     before the end of that phase, are those since the last scrape.
 //   - Failures of tasks: each that was announced. A forced exit may pass over some.
 //   - Stragglers are as the host last reported them: none before a phase has waited for
 //     lifecycle.Options.StuckAfter, then at most that old, and none once the phase has ended.
