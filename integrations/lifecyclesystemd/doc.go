@@ -6,7 +6,9 @@
 //	…
 //	notifier.Ready("serving on :8080")
 //	err = lifecycle.Run(ctx, host, lifecycle.RunOptions{Grace: time.Hour})
-//	err = errors.Join(err, notifier.Wait())
+//	if untold := notifier.Wait(); untold != nil {
+//		logger.Warn("systemd was not told all", "err", untold) // how the exit ended is in err
+//	}
 //
 // The unit has Type=notify. Where there is no NOTIFY_SOCKET in the
 // environment nothing is done.

@@ -2,7 +2,6 @@ package lifecyclesystemd_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -28,7 +27,9 @@ func ExampleStart() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel() // in a service: SIGTERM
 	err = lifecycle.Run(ctx, host, lifecycle.RunOptions{Grace: time.Hour})
-	err = errors.Join(err, notifier.Wait())
+	if untold := notifier.Wait(); untold != nil {
+		fmt.Println(untold) // it says nothing about the exit
+	}
 
 	fmt.Println(systemd.next())
 	fmt.Println(systemd.next())
