@@ -637,6 +637,106 @@ func TestAForcedExitThatPassesObserversOverIsCountedInFullAndOnce(t *testing.T) 
 	})
 }
 
+// Hosts whose hooks, tasks, observers and logs hang, panic or obey, as it comes, forced
+// at any moment: the oracle is each host's own report.
+func TestWhateverAForcedExitPassesOverTheSumsAreThoseOfTheReports(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newProm(t, lifecycleprom.Options{})
+		random := rand.New(rand.NewPCG(2026, 11))
+		held := make(chan struct{})
+		done, cancel := context.WithCancel(t.Context())
+		cancel()
+		behave := func() func() {
+			switch random.IntN(12) {
+			case 0:
+				return func() { <-held }
+			case 1:
+				return func() { panic(errBroken) }
+			case 2:
+				return runtime.Goexit
+			case 3:
+				return func() { time.Sleep(30 * time.Millisecond) }
+			}
+			return func() {}
+		}
+		var hosts []*lifecycle.Host
+		var releases []func()
+		var exits sync.WaitGroup
+		for i := range 60 {
+			log := &lifecycletest.Log{}
+			flush := t.Context()
+			if random.IntN(3) == 0 {
+				_, release := log.BlockAt([]lifecycletest.Op{lifecycletest.Append, lifecycletest.Sync, lifecycletest.Close}[random.IntN(3)], 1)
+				releases = append(releases, release)
+				flush = done // or it would wait for that
+			}
+			phaseStart, phaseEnd, hookEnd, taskEnd := behave(), behave(), behave(), behave()
+			host := p.NewHost(log, lifecycle.Options{Name: fmt.Sprint(i % 3), Observer: lifecycle.Observer{
+				PhaseStart: func(lifecycle.PhaseEvent) { phaseStart() },
+				PhaseEnd:   func(lifecycle.PhaseEvent) { phaseEnd() },
+				HookEnd:    func(lifecycle.HookEvent) { hookEnd() },
+				TaskEnd:    func(lifecycle.TaskEvent) { taskEnd() },
+			}})
+			hosts = append(hosts, host)
+			_, err := host.Durability().Append(t.Context(), []byte("tx"))
+			require.NoError(t, err)
+			for _, phase := range []lifecycle.Phase{lifecycle.PhaseExitModule, lifecycle.PhaseCheckpoint, lifecycle.PhaseRelease} {
+				for range 2 {
+					hook, failure := behave(), []error{nil, errBroken}[random.IntN(2)]
+					require.NoError(t, host.OnExit(phase, "hook", func(context.Context) error { hook(); return failure }))
+				}
+			}
+			if task := behave(); random.IntN(2) == 0 {
+				require.NoError(t, host.Go("task", func(ctx context.Context) error { <-ctx.Done(); task(); return nil }))
+			}
+			patience := time.Duration(random.IntN(100)) * time.Millisecond
+			exits.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				if host.Exit(ctx) != nil {
+					_ = host.ForceExit(flush)
+				}
+			})
+		}
+		last := sample{}
+		for range 20 {
+			time.Sleep(20 * time.Millisecond)
+			now := p.scrape()
+			requireMonotonic(t, last, now)
+			last = now
+		}
+		exits.Wait()
+		want := sample{}
+		count := func(format string, args ...any) { want[fmt.Sprintf(format, args...)]++ }
+		for i, host := range hosts {
+			report, name := host.Report(), fmt.Sprintf("host=%q", fmt.Sprint(i%3))
+			want["transactions_accepted_total{"+name+"}"] += float64(report.Accepted)
+			want["transactions_durable_total{"+name+"}"] += float64(report.Durable)
+			want["transactions_lost_total{"+name+"}"] += float64(report.Lost)
+			count("exits_total{%s,outcome=%q}", name, report.Outcome)
+			for _, phase := range report.Phases {
+				count("exit_phase_duration_seconds_count{%s,phase=%q}", name, phase.Phase)
+				for _, hook := range phase.Hooks {
+					if !hook.Skipped {
+						count(`exit_hook_duration_seconds_count{hook="hook",%s,phase=%q}`, name, phase.Phase)
+					}
+					if hook.Skipped || hook.Abandoned || hook.Error != "" {
+						count(`exit_hook_failures_total{hook="hook",%s,phase=%q}`, name, phase.Phase)
+					}
+				}
+			}
+		}
+		require.Greater(t, len(want), 3*(2+7+6))
+		p.scrape().has(t, want)
+		close(held) // what was left behind comes back
+		for _, release := range releases {
+			release()
+		}
+		time.Sleep(time.Second)
+		p.scrape().has(t, want)
+	})
+}
+
 func TestALogThatFailsIsCountedOnceWhereverItFails(t *testing.T) {
 	for _, op := range []lifecycletest.Op{lifecycletest.Next, lifecycletest.Append, lifecycletest.Sync, lifecycletest.Close} {
 		t.Run(op.String(), func(t *testing.T) {
