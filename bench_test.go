@@ -135,6 +135,26 @@ func BenchmarkNewExit(b *testing.B) {
 	}
 }
 
+// BenchmarkExitOfTasks is the exit of 100,000 idle tasks of one name.
+func BenchmarkExitOfTasks(b *testing.B) {
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		h := New(nil, Options{})
+		var begun sync.WaitGroup
+		begun.Add(100_000)
+		for range 100_000 {
+			_ = h.Go("idle", func(ctx context.Context) error { begun.Done(); <-ctx.Done(); return nil })
+		}
+		begun.Wait()
+		runtime.GC()
+		b.StartTimer()
+		if err := h.Exit(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
 // BenchmarkFleet is a Controller of 10,000 hosts, each with a log that keeps nothing
 // and two tasks: what an idle host costs, and how long the exit of all takes.
 func BenchmarkFleet(b *testing.B) {

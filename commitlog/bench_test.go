@@ -137,49 +137,52 @@ func BenchmarkAppend(b *testing.B) {
 // files with CRC32C and nothing else.
 func BenchmarkOpen(b *testing.B) {
 	for _, n := range []int{1, 1000} {
-		dir := b.TempDir()
-		l, err := Open(dir, Options{})
-		require.NoError(b, err)
-		batch := batchOf(n, 128)
-		for written := 0; written < 1<<30; written += len(batch) {
-			if err := l.AppendBatch(batch, n); err != nil {
+		b.Run(fmt.Sprintf("%d", n), func(b *testing.B) { benchmarkOpen(b, n) })
+	}
+}
+
+func benchmarkOpen(b *testing.B, n int) {
+	dir := b.TempDir()
+	l, err := Open(dir, Options{})
+	require.NoError(b, err)
+	batch := batchOf(n, 128)
+	for written := 0; written < 1<<30; written += len(batch) {
+		if err := l.AppendBatch(batch, n); err != nil {
+			b.Fatal(err)
+		}
+	}
+	require.NoError(b, l.Close())
+	b.Run("log", func(b *testing.B) {
+		b.SetBytes(1 << 30)
+		for b.Loop() {
+			l, err := Open(dir, Options{})
+			if err != nil {
 				b.Fatal(err)
 			}
+			b.StopTimer()
+			require.NoError(b, l.Close())
+			b.StartTimer()
 		}
-		require.NoError(b, l.Close())
-		b.Run(fmt.Sprintf("%d/log", n), func(b *testing.B) {
-			for b.Loop() {
-				l, err := Open(dir, Options{})
-				if err != nil {
-					b.Fatal(err)
-				}
-				b.StopTimer()
-				require.NoError(b, l.Close())
-				b.StartTimer()
-			}
-			b.SetBytes(1 << 30)
-		})
-		b.Run(fmt.Sprintf("%d/raw", n), func(b *testing.B) {
-			names, err := filepath.Glob(filepath.Join(dir, "*"+segmentSuffix))
-			require.NoError(b, err)
-			buffer := make([]byte, 1<<20)
-			for b.Loop() {
-				sum := uint32(0)
-				for _, name := range names {
-					file, err := os.Open(name)
-					require.NoError(b, err)
-					for {
-						n, err := file.Read(buffer)
-						sum = crc32.Update(sum, castagnoli, buffer[:n])
-						if err == io.EOF {
-							break
-						}
+	})
+	b.Run("raw", func(b *testing.B) {
+		names, err := filepath.Glob(filepath.Join(dir, "*"+segmentSuffix))
+		require.NoError(b, err)
+		buffer := make([]byte, 1<<20)
+		b.SetBytes(1 << 30)
+		for b.Loop() {
+			sum := uint32(0)
+			for _, name := range names {
+				file, err := os.Open(name)
+				require.NoError(b, err)
+				for {
+					n, err := file.Read(buffer)
+					sum = crc32.Update(sum, castagnoli, buffer[:n])
+					if err == io.EOF {
+						break
 					}
-					file.Close()
 				}
+				file.Close()
 			}
-			b.SetBytes(1 << 30)
-		})
-		os.RemoveAll(dir)
-	}
+		}
+	})
 }
