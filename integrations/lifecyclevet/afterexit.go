@@ -20,6 +20,9 @@ are refused with ErrClosed, or, while the exit goes on, by chance not.`,
 
 func lookForAppends(p *program, r report) {
 	for _, fn := range p.funcs {
+		if asksForSelfExit(fn) {
+			continue
+		}
 		exits, appends := p.stepsOf(fn)
 		for _, a := range appends {
 			for _, e := range exits {
@@ -38,6 +41,7 @@ type step struct {
 	call     ssa.CallInstruction
 	deferred bool
 	host     place
+	read     ssa.Instruction // where the function reads the host, which may be long before
 	name     string
 }
 
@@ -48,11 +52,11 @@ func (p *program) stepsOf(fn *ssa.Function) (exits, appends []step) {
 		c := call.Common()
 		if host, ok := isExit(c); ok {
 			name := libraryCall(c)
-			exits = append(exits, step{at, call, deferred, p.placeOf(host, nil), strings.TrimPrefix(name, "Host.")})
+			exits = append(exits, step{at, call, deferred, p.placeOf(host, nil), p.readAt(host, at), strings.TrimPrefix(name, "Host.")})
 		}
 		if d, name, ok := isAppend(c); ok {
 			if host, known := p.hostOf(d, nil); known {
-				appends = append(appends, step{at, call, deferred, host, strings.TrimPrefix(name, "Durability.")})
+				appends = append(appends, step{at, call, deferred, host, at, strings.TrimPrefix(name, "Durability.")})
 			}
 		}
 	}
@@ -89,6 +93,49 @@ func comesAfter(e, a step) bool {
 	return before(a.at, e.at) // deferred first, run last
 }
 
+// readAt is the instruction that reads the host for at, in the same function: at itself
+// unless the host is in a variable that it was put into before.
+func (p *program) readAt(host ssa.Value, at ssa.Instruction) ssa.Instruction {
+	for range maxDepth {
+		switch v := host.(type) {
+		case *ssa.FreeVar:
+			host = p.binding(v)
+			continue
+		case *ssa.Alloc:
+			host = p.onlyStore(v)
+			continue
+		case *ssa.UnOp:
+			if _, isField := v.X.(*ssa.FieldAddr); !isField && !isGlobal(v.X) {
+				host = v.X
+				continue
+			}
+			if v.Parent() == at.Parent() {
+				return v
+			}
+		}
+		break
+	}
+	return at
+}
+
+func isGlobal(v ssa.Value) bool {
+	_, ok := v.(*ssa.Global)
+	return ok
+}
+
+// asksForSelfExit says whether a function knows of ErrSelfExit: whether its exit has
+// begun anything.
+func asksForSelfExit(fn *ssa.Function) bool {
+	for instr := range instructions(fn) {
+		for _, operand := range instr.Operands(nil) {
+			if g, ok := (*operand).(*ssa.Global); ok && g.Name() == "ErrSelfExit" && g.Pkg != nil && isLibrary(g.Pkg.Pkg) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // mayChangeBetween says whether the variable or field in which the host is may have
 // another between the exit and the append.
 func (p *program) mayChangeBetween(e, a step) bool {
@@ -96,7 +143,7 @@ func (p *program) mayChangeBetween(e, a step) bool {
 		return false
 	}
 	for instr := range instructions(e.at.Parent()) {
-		if reaches(e.at, instr) && (a.deferred || reaches(instr, a.at)) && p.mayChange(instr, e.host, 0) {
+		if reaches(e.read, instr) && (a.deferred || reaches(instr, a.at)) && p.mayChange(instr, e.host, 0) {
 			return true
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"go/constant"
 	"go/token"
 	"go/types"
+	"maps"
 	"slices"
 	"strings"
 
@@ -14,7 +15,7 @@ import (
 // startedBy is the func that a call runs in a goroutine of its own: a go statement's,
 // that of a timer, or of the Go method of a group (sync.WaitGroup, errgroup.Group, a
 // pool): any type that has a method Wait beside it.
-func startedBy(at ssa.CallInstruction) ssa.Value {
+func (p *program) startedBy(at ssa.CallInstruction) ssa.Value {
 	c := at.Common()
 	if _, ok := at.(*ssa.Go); ok {
 		return c.Value
@@ -22,13 +23,15 @@ func startedBy(at ssa.CallInstruction) ssa.Value {
 	if path, name := calleeName(c); name == "AfterFunc" && (path == "time" || path == "context") {
 		return c.Args[1]
 	}
-	if isGroup(c) {
+	if p.isGroup(c) {
 		return c.Args[len(c.Args)-1]
 	}
 	return nil
 }
 
-func isGroup(c *ssa.CallCommon) bool {
+// isGroup says whether a call is the Go of a group. One that leads to a host may hand
+// its funcs to that.
+func (p *program) isGroup(c *ssa.CallCommon) bool {
 	fn := c.StaticCallee()
 	if fn == nil || c.Signature().Recv() == nil || libraryFunc(fn) != "" || len(c.Args) < 2 {
 		return false
@@ -38,6 +41,9 @@ func isGroup(c *ssa.CallCommon) bool {
 		return false
 	}
 	if _, ok := c.Args[len(c.Args)-1].Type().Underlying().(*types.Signature); !ok {
+		return false
+	}
+	if p.holds(c.Args[0].Type()) {
 		return false
 	}
 	wait, _, _ := types.LookupFieldOrMethod(c.Args[0].Type(), true, object.Pkg(), "Wait")
@@ -64,9 +70,10 @@ func (p *program) isAwaited(at ssa.CallInstruction) bool {
 
 // signalsOf is what tells others that the goroutine has ended.
 func (p *program) signalsOf(at ssa.CallInstruction) map[any]bool {
+	p.waits = map[question]bool{}
 	c := at.Common()
 	signals := map[any]bool{}
-	if isGroup(c) {
+	if p.isGroup(c) {
 		signals[p.key(c.Args[0], nil)] = true
 		return signals
 	}
@@ -76,8 +83,13 @@ func (p *program) signalsOf(at ssa.CallInstruction) map[any]bool {
 	for _, f := range p.callees(c) {
 		p.collectSignals(f.fn, p.frameOf(f.fn, argsOf(c), nil, 0), signals, false, map[*ssa.Function]bool{})
 	}
-	return signals
+	p.addKept(at.Parent(), signals)
+	return p.passedOn(at.Parent(), nil, signals, 0)
 }
+
+// released is a place in a semaphore that the goroutine gives back: whoever takes all
+// places waits for it.
+type released struct{ semaphore any }
 
 func (p *program) collectSignals(fn *ssa.Function, f frame, signals map[any]bool, deferred bool, seen map[*ssa.Function]bool) {
 	if seen[fn] || len(seen) > maxDepth {
@@ -85,15 +97,19 @@ func (p *program) collectSignals(fn *ssa.Function, f frame, signals map[any]bool
 	}
 	seen[fn] = true
 	for instr := range instructions(fn) {
-		var signal ssa.Value
+		var found []any
 		isDefer := deferred
 		switch instr := instr.(type) {
 		case *ssa.Send:
-			signal = instr.Chan
+			found = append(found, p.key(instr.Chan, f))
+		case *ssa.UnOp:
+			if instr.Op == token.ARROW && len(*instr.Referrers()) == 0 && (isDefer || p.isVeryLast(fn, instr)) {
+				signals[released{p.key(instr.X, f)}] = true
+			}
 		case *ssa.Select:
 			for _, state := range instr.States {
-				if state.Dir == types.SendOnly && (isDefer || p.isLast(fn, instr)) {
-					signals[p.key(state.Chan, f)] = true
+				if state.Dir == types.SendOnly {
+					found = append(found, p.key(state.Chan, f))
 				}
 			}
 		case *ssa.Call, *ssa.Defer:
@@ -101,36 +117,163 @@ func (p *program) collectSignals(fn *ssa.Function, f frame, signals map[any]bool
 			if _, ok := instr.(*ssa.Defer); ok {
 				isDefer = true
 			}
-			if b, ok := c.Value.(*ssa.Builtin); ok && b.Name() == "close" {
-				signal = c.Args[0]
-			} else if path, name := calleeName(c); path == "sync" && name == "WaitGroup.Done" {
-				signal = c.Args[0]
-			} else if inner := c.StaticCallee(); inner != nil && len(inner.Blocks) > 0 && (isDefer || inner.Parent() != nil || p.isLast(fn, instr)) {
+			inner, signal := p.signalOf(c, f)
+			if signal != nil {
+				found = append(found, signal)
+			} else if inner != nil && len(inner.Blocks) > 0 && (isDefer || inner.Parent() != nil || p.isLast(fn, instr)) {
 				p.collectSignals(inner, p.frameOf(inner, c.Args, f, 0), signals, isDefer, seen)
 			}
 		}
-		if signal != nil && (isDefer || p.isLast(fn, instr)) {
-			signals[p.key(signal, f)] = true
+		if len(found) > 0 && (isDefer || p.isLast(fn, instr)) {
+			for _, signal := range found {
+				signals[signal] = true
+			}
 		}
 	}
+}
+
+// signalOf is the signal that a call gives by itself, or the function in which it may
+// give some. The func may have come in as a parameter: wg.Done.
+func (p *program) signalOf(c *ssa.CallCommon, f frame) (inner *ssa.Function, signal any) {
+	if b, ok := c.Value.(*ssa.Builtin); ok {
+		if b.Name() == "close" {
+			return nil, p.key(c.Args[0], f)
+		}
+		return nil, nil
+	}
+	if c.IsInvoke() {
+		return nil, nil
+	}
+	fn := c.Value
+	if c.StaticCallee() == nil {
+		if cancel := p.key(fn, f); isOwnContext(cancel) {
+			return nil, cancel
+		}
+		fn = p.placeOf(fn, f).base
+	}
+	called := &ssa.CallCommon{Value: fn, Args: c.Args}
+	switch path, name := calleeName(called); path + "." + name {
+	case "sync.WaitGroup.Done", "sync.Cond.Broadcast", "sync.Cond.Signal":
+		return nil, p.key(withReceiver(called)[0], f)
+	case "golang.org/x/sync/semaphore.Weighted.Release":
+		return nil, released{p.key(withReceiver(called)[0], f)}
+	}
+	return c.StaticCallee(), nil
+}
+
+// isOwnContext says whether a key is that of a context that ends when its cancel is
+// called, and for no other reason.
+func isOwnContext(key any) bool {
+	made, ok := key.(*ssa.Call)
+	if !ok {
+		return false
+	}
+	if path, name := calleeName(made.Common()); path != "context" || name != "WithCancel" && name != "WithCancelCause" {
+		return false
+	}
+	parent, ok := made.Call.Args[0].(*ssa.Call)
+	if !ok {
+		return false
+	}
+	path, name := calleeName(parent.Common())
+	return path == "context" && (name == "Background" || name == "TODO" || name == "WithoutCancel")
+}
+
+// addKept adds where fn keeps the signals: fields, slices, maps.
+func (p *program) addKept(fn *ssa.Function, signals map[any]bool) {
+	for instr := range instructions(fn) {
+		switch instr := instr.(type) {
+		case *ssa.Store:
+			if !slices.ContainsFunc(append(appended(instr.Val), instr.Val), func(v ssa.Value) bool { return signals[p.key(v, nil)] }) {
+				continue
+			}
+			switch addr := instr.Addr.(type) {
+			case *ssa.FieldAddr: // s.done = done, s.all = append(s.all, done)
+				signals[p.key(addr, nil)] = true
+			case *ssa.IndexAddr: // all[i] = done, append(all, done)
+				signals[p.key(addr, nil)], signals[elementsOf(addr)] = true, true
+			}
+		case *ssa.MapUpdate:
+			if signals[p.key(instr.Value, nil)] {
+				signals[p.key(instr.Map, nil)] = true
+			}
+		}
+	}
+}
+
+// appended are the values that a call of append appends.
+func appended(v ssa.Value) (values []ssa.Value) {
+	if c, ok := v.(*ssa.Call); ok && isAppending(c) {
+		return spread(c.Common())
+	}
+	return nil
+}
+
+// spread are the values that a call passes as its last, variadic parameter.
+func spread(c *ssa.CallCommon) (values []ssa.Value) {
+	if len(c.Args) == 0 {
+		return nil
+	}
+	if s, ok := c.Args[len(c.Args)-1].(*ssa.Slice); ok {
+		for _, use := range *s.X.Referrers() {
+			if at, ok := use.(*ssa.IndexAddr); ok {
+				for _, use := range *at.Referrers() {
+					if store, ok := use.(*ssa.Store); ok {
+						values = append(values, store.Val)
+					}
+				}
+			}
+		}
+	}
+	return values
+}
+
+func isAppending(c *ssa.Call) bool {
+	b, ok := c.Call.Value.(*ssa.Builtin)
+	return ok && b.Name() == "append"
+}
+
+// passedOn are the signals, and those of goroutines that fn starts and that wait for
+// them: go func() { wg.Wait(); close(all) }().
+func (p *program) passedOn(fn *ssa.Function, f frame, signals map[any]bool, depth int) map[any]bool {
+	for instr := range instructions(fn) {
+		at, ok := instr.(*ssa.Go)
+		if !ok {
+			continue
+		}
+		for _, callee := range p.callees(at.Common()) {
+			inner := p.frameOf(callee.fn, argsOf(at.Common()), f, 0)
+			for within := range instructions(callee.fn) {
+				if p.waitsFor(within, inner, signals, depth+1) {
+					signals = maps.Clone(signals)
+					p.collectSignals(callee.fn, inner, signals, true, map[*ssa.Function]bool{})
+					break
+				}
+			}
+		}
+	}
+	return signals
 }
 
 // isLast says whether an append comes before this instruction, on some path: if none
 // does, it may tell that the goroutine has begun.
 func (p *program) isLast(fn *ssa.Function, at ssa.Instruction) bool {
+	return slices.ContainsFunc(p.appendsOf(fn), func(call ssa.Instruction) bool { return call != at && reaches(call, at) })
+}
+
+// appendsOf are the calls of a function that come to an append.
+func (p *program) appendsOf(fn *ssa.Function) (calls []ssa.Instruction) {
 	for instr := range instructions(fn) {
-		call, ok := instr.(ssa.CallInstruction)
-		if !ok || instr == at {
-			continue
-		}
-		if _, _, ok := isAppend(call.Common()); !ok && !p.effectOf(call).appends {
-			continue
-		}
-		if reaches(instr, at) {
-			return true
+		if call, ok := instr.(ssa.CallInstruction); ok && p.effectOf(call).appends {
+			calls = append(calls, instr)
 		}
 	}
-	return false
+	return calls
+}
+
+// isVeryLast says whether an append comes before this instruction, and none after it.
+func (p *program) isVeryLast(fn *ssa.Function, at ssa.Instruction) bool {
+	return p.isLast(fn, at) && !slices.ContainsFunc(p.appendsOf(fn), func(call ssa.Instruction) bool { return reaches(at, call) })
 }
 
 // reaches says whether a path leads from a to b.
@@ -163,6 +306,8 @@ func (p *program) waitsFor(instr ssa.Instruction, f frame, signals map[any]bool,
 	switch instr := instr.(type) {
 	case *ssa.UnOp:
 		return instr.Op == token.ARROW && signals[p.key(instr.X, f)]
+	case *ssa.Send:
+		return signals[released{p.key(instr.Chan, f)}]
 	case *ssa.Select:
 		return instr.Blocking && len(instr.States) > 0 && !slices.ContainsFunc(instr.States, func(s *ssa.SelectState) bool {
 			return s.Dir != types.RecvOnly || !signals[p.key(s.Chan, f)]
@@ -172,8 +317,12 @@ func (p *program) waitsFor(instr ssa.Instruction, f frame, signals map[any]bool,
 		if c.IsInvoke() {
 			return false
 		}
-		if fn := c.StaticCallee(); fn != nil && fn.Name() == "Wait" && len(c.Args) > 0 && signals[p.key(c.Args[0], f)] {
-			return true
+		if args := withReceiver(c); len(args) > 0 {
+			switch path, name := calleeName(c); {
+			case strings.HasSuffix(name, ".Wait") && signals[p.key(args[0], f)],
+				path == "golang.org/x/sync/semaphore" && name == "Weighted.Acquire" && signals[released{p.key(args[0], f)}]:
+				return true
+			}
 		}
 		if depth > 3 {
 			return false
@@ -199,6 +348,7 @@ func (p *program) contains(fn *ssa.Function, f frame, signals map[any]bool, dept
 		return known
 	}
 	waits := false
+	signals = p.passedOn(fn, f, signals, depth)
 	for instr := range instructions(fn) {
 		if p.mentions(instr, f, signals, depth) {
 			waits = true
@@ -273,13 +423,6 @@ func (p *program) awaitedByMethod(at ssa.CallInstruction) bool {
 			fields[field] = true
 		}
 	}
-	for instr := range instructions(at.Parent()) { // s.done = done
-		if store, ok := instr.(*ssa.Store); ok {
-			if field, ok := store.Addr.(*ssa.FieldAddr); ok && signals[p.key(store.Val, nil)] {
-				fields[fieldOf(field.X.Type(), field.Field)] = true
-			}
-		}
-	}
 	if len(fields) == 0 {
 		return false
 	}
@@ -296,6 +439,7 @@ func (p *program) awaitedByMethod(at ssa.CallInstruction) bool {
 				}
 			}
 		}
+		fields := p.passedOn(fn, nil, fields, 0)
 		for instr := range instructions(fn) {
 			late := slices.ContainsFunc(exits, func(exit ssa.Instruction) bool { return reaches(exit, instr) })
 			if !late && p.mentions(instr, nil, fields, 0) {
@@ -354,7 +498,7 @@ func (p *program) awaitedBefore(at ssa.CallInstruction, signals map[any]bool) bo
 		}
 	}
 	passed := func(from, to *ssa.BasicBlock) bool {
-		return heads[to] || around[[2]*ssa.BasicBlock{from, to}] || p.selected(from, to, signals)
+		return heads[to] || around[[2]*ssa.BasicBlock{from, to}] || p.selected(from, to, signals) || p.isUnmade(from, to, signals)
 	}
 	return everyPath(at, passed, func(instr ssa.Instruction) verdict {
 		if slices.Contains(waits, instr) {
@@ -437,6 +581,20 @@ func (p *program) selected(from, to *ssa.BasicBlock, signals map[any]bool) bool 
 	}
 	i, _ := constant.Int64Val(k.Value)
 	return int(i) < len(s.States) && i >= 0 && s.States[i].Dir == types.RecvOnly && signals[p.key(s.States[i].Chan, nil)]
+}
+
+// isUnmade says whether the edge between two blocks is taken only if a signal's channel
+// is nil, and so no goroutine was started that gives it.
+func (p *program) isUnmade(from, to *ssa.BasicBlock, signals map[any]bool) bool {
+	branch, ok := from.Instrs[len(from.Instrs)-1].(*ssa.If)
+	if !ok {
+		return false
+	}
+	cond, ok := branch.Cond.(*ssa.BinOp)
+	if !ok || !isNil(cond.Y) || !signals[p.key(cond.X, nil)] {
+		return false
+	}
+	return cond.Op == token.EQL && to == from.Succs[0] || cond.Op == token.NEQ && to == from.Succs[1]
 }
 
 type verdict int

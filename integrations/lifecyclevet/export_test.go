@@ -62,7 +62,7 @@ func Exercise(pkg *packages.Package) (asked int, err error) {
 			}
 			signals := map[any]bool{}
 			p.isGuarded(fn, call)
-			if startedBy(call) != nil {
+			if p.startedBy(call) != nil {
 				signals = p.signalsOf(call)
 				p.awaitedBefore(call, signals)
 				p.awaitedByHook(signals)

@@ -1,6 +1,8 @@
 package lifecyclevet
 
 import (
+	"slices"
+
 	"golang.org/x/tools/go/ssa"
 )
 
@@ -31,7 +33,7 @@ func lookForGoroutines(p *program, r report) {
 	for _, fn := range p.funcs {
 		for instr := range instructions(fn) {
 			at, ok := instr.(ssa.CallInstruction)
-			if !ok || startedBy(at) == nil {
+			if !ok || p.startedBy(at) == nil {
 				continue
 			}
 			via := p.startReaches(at)
@@ -39,11 +41,11 @@ func lookForGoroutines(p *program, r report) {
 				continue
 			}
 			switch c := at.Common(); {
-			case isGroup(c):
+			case p.isGroup(c):
 				if p.isOwnGroup(c.Args[0]) {
 					r.addf(p.posOf(at), "this goroutine appends (%s), and the function can return, or exit the host, without waiting for its group: wait for it on every path, or start it with host.Go", via)
 				}
-			case isTimer(at):
+			case p.isTimer(at):
 				r.addf(p.posOf(at), "the func of this AfterFunc appends (%s) in a goroutine that no Exit awaits: let a task of host.Go or host.Every do it", via)
 			default:
 				r.addf(p.posOf(at), "this goroutine appends (%s), and no Exit awaits it: start it with host.Go, or wait for it on every path before the function returns or exits the host", via)
@@ -52,22 +54,25 @@ func lookForGoroutines(p *program, r report) {
 	}
 }
 
-func isTimer(at ssa.CallInstruction) bool {
+func (p *program) isTimer(at ssa.CallInstruction) bool {
 	_, isGo := at.(*ssa.Go)
-	return !isGo && !isGroup(at.Common())
+	return !isGo && !p.isGroup(at.Common())
 }
 
 // startReaches returns the way from a goroutine's start to an append; "": there is
 // none to be seen.
 func (p *program) startReaches(at ssa.CallInstruction) string {
 	if _, ok := at.(*ssa.Go); !ok {
-		return p.funcReaches(startedBy(at))
+		return p.funcReaches(p.startedBy(at))
 	}
 	c := at.Common()
 	if _, name, ok := isAppend(c); ok {
 		return name
 	}
 	if libraryCall(c) != "" {
+		return ""
+	}
+	if slices.ContainsFunc(c.Args, p.isLeave) { // go s.do(ctx, call.Leave)
 		return ""
 	}
 	for _, callee := range p.callees(c) {

@@ -2,6 +2,7 @@ package lifecyclevet
 
 import (
 	"go/token"
+	"slices"
 
 	"golang.org/x/tools/go/ssa"
 )
@@ -20,7 +21,7 @@ func lookForCalls(p *program, r report) {
 	for _, fn := range p.funcs {
 		for instr := range instructions(fn) {
 			enter, ok := instr.(ssa.CallInstruction)
-			if ok && libraryCall(enter.Common()) == "Host.Enter" {
+			if ok && isEnter(enter.Common()) {
 				p.checkCall(r, enter)
 			}
 		}
@@ -65,7 +66,7 @@ func (p *program) checkCall(r report, enter ssa.CallInstruction) {
 		}
 	}
 	var lost ssa.Instruction
-	passed := func(from, to *ssa.BasicBlock) bool { return isRefused(from, to, err) }
+	passed := func(from, to *ssa.BasicBlock) bool { return err != nil && u.isRefused(from, to, err) }
 	if everyPath(enter, passed, func(instr ssa.Instruction) verdict {
 		if u.isLeave[instr] {
 			return pathIsGood
@@ -212,19 +213,19 @@ func (u *callUses) twice(r report, call *ssa.Extract) {
 
 // isLeaveOf says whether an instruction is itself a Leave of just this Call.
 func (u *callUses) isLeaveOf(at ssa.CallInstruction, call *ssa.Extract) bool {
-	return libraryCall(at.Common()) == "Call.Leave" && u.placeOf(at.Common().Args[0], nil) == place{base: call}
+	return libraryCall(at.Common()) == "Call.Leave" && u.placeOf(withReceiver(at.Common())[0], nil) == place{base: call}
 }
 
 // isRefused says whether the edge between two blocks is taken only if Enter returned
 // an error: then there is nothing to leave.
-func isRefused(from, to *ssa.BasicBlock, err *ssa.Extract) bool {
+func (u *callUses) isRefused(from, to *ssa.BasicBlock, err *ssa.Extract) bool {
 	branch, ok := from.Instrs[len(from.Instrs)-1].(*ssa.If)
-	if !ok || err == nil || from.Succs[0] == from.Succs[1] {
+	if !ok || from.Succs[0] == from.Succs[1] {
 		return false
 	}
 	switch cond := branch.Cond.(type) {
 	case *ssa.BinOp:
-		if !isValueOf(cond.X, err) && !isValueOf(cond.Y, err) {
+		if !tells(cond.X, err, 0) && !tells(cond.Y, err, 0) {
 			return false
 		}
 		switch cond.Op {
@@ -236,14 +237,23 @@ func isRefused(from, to *ssa.BasicBlock, err *ssa.Extract) bool {
 			}
 			return to == from.Succs[0] // err == ErrX
 		}
-	case *ssa.Call: // errors.Is(err, …), refused(w, err)
-		for _, arg := range cond.Common().Args {
-			if isValueOf(arg, err) {
-				return to == from.Succs[0]
-			}
+	case *ssa.Call:
+		if !tells(cond, err, 0) {
+			return false
 		}
+		if path, _ := calleeName(cond.Common()); path == "errors" { // Is, As
+			return to == from.Succs[0]
+		}
+		return !u.leads(to, err) // refused(w, err), or !admitted(w, err)
 	}
 	return false
+}
+
+// leads says whether a path leads from a block to a Leave, without another Enter.
+func (u *callUses) leads(from *ssa.BasicBlock, err *ssa.Extract) bool {
+	return slices.ContainsFunc(u.leaves, func(leave ssa.Instruction) bool {
+		return leave.Block() == from || reachesBlock(from, leave.Block(), err.Block())
+	})
 }
 
 func isNil(v ssa.Value) bool {
@@ -251,19 +261,31 @@ func isNil(v ssa.Value) bool {
 	return ok && c.IsNil()
 }
 
-// isValueOf says whether v is err, or was read from a variable that it was put into.
-func isValueOf(v ssa.Value, err *ssa.Extract) bool {
+// tells says whether v is the error of an Enter: also wrapped, by a function that it was
+// passed to, or read from a variable.
+func tells(v ssa.Value, err *ssa.Extract, depth int) bool {
 	if v == err {
 		return true
 	}
-	load, ok := v.(*ssa.UnOp)
-	if !ok {
+	if depth > maxDepth {
 		return false
 	}
-	for _, use := range *err.Referrers() {
-		if s, ok := use.(*ssa.Store); ok && s.Addr == load.X {
-			return true
+	depth++
+	switch v := v.(type) {
+	case *ssa.UnOp:
+		for _, use := range *err.Referrers() {
+			if s, ok := use.(*ssa.Store); ok && s.Addr == v.X {
+				return true
+			}
 		}
+	case *ssa.Phi: // if err != nil { err = wrap(err) }
+		return !slices.ContainsFunc(v.Edges, func(edge ssa.Value) bool { return !tells(edge, err, depth) })
+	case *ssa.Call:
+		return slices.ContainsFunc(slices.Concat(v.Call.Args, spread(v.Common())), func(arg ssa.Value) bool { return tells(arg, err, depth) })
+	case *ssa.MakeInterface:
+		return tells(v.X, err, depth)
+	case *ssa.ChangeInterface:
+		return tells(v.X, err, depth)
 	}
 	return false
 }

@@ -24,6 +24,7 @@ type program struct {
 
 	closures  map[*ssa.Function]*ssa.MakeClosure // where a func literal captures its variables
 	summaries map[*ssa.Function]*summary
+	guards    map[*ssa.Function]guards
 	holders   map[types.Type]bool
 	awaits    map[ssa.Instruction]bool
 	waits     map[question]bool // of the signals that are asked about
@@ -53,6 +54,7 @@ func newProgram(pass *analysis.Pass) *program {
 		pass:      pass,
 		closures:  map[*ssa.Function]*ssa.MakeClosure{},
 		summaries: map[*ssa.Function]*summary{},
+		guards:    map[*ssa.Function]guards{},
 		holders:   map[types.Type]bool{},
 		awaits:    map[ssa.Instruction]bool{},
 	}
@@ -104,7 +106,7 @@ func (p *program) build() {
 					p.closures[inner] = instr
 				}
 			case ssa.CallInstruction:
-				if _, owned := isOwned(instr.Common()); owned {
+				if isOwned(instr.Common()) {
 					p.owned = append(p.owned, instr)
 				}
 			}
@@ -150,8 +152,8 @@ func (p *program) build() {
 
 // What the library's names are to the checks.
 
-// method returns the name of the library's method that a call calls, as
-// "Durability.Append", or the function's, as "New".
+// libraryCall is the name of the library's method that a call calls, as
+// "Durability.Append", or the function's, as "New". withReceiver has its arguments.
 func libraryCall(c *ssa.CallCommon) string {
 	fn := c.StaticCallee()
 	if fn == nil {
@@ -184,12 +186,10 @@ func nameOf(object *types.Func) string {
 func isExit(c *ssa.CallCommon) (host ssa.Value, ok bool) {
 	switch libraryCall(c) {
 	case "Host.Exit", "Host.ForceExit":
-		return c.Args[0], true
+		return withReceiver(c)[0], true
 	case "Run":
-		if len(c.Args) > 1 {
-			if m, ok := c.Args[1].(*ssa.MakeInterface); ok && isLibraryType(m.X.Type(), "Host") {
-				return m.X, true
-			}
+		if m, ok := c.Args[1].(*ssa.MakeInterface); ok && isLibraryType(m.X.Type(), "Host") {
+			return m.X, true
 		}
 	}
 	return nil, false
@@ -200,7 +200,7 @@ func isExit(c *ssa.CallCommon) (host ssa.Value, ok bool) {
 func isAppend(c *ssa.CallCommon) (durability ssa.Value, name string, ok bool) {
 	switch name := libraryCall(c); name {
 	case "Durability.Append", "Durability.Commit":
-		return c.Args[0], name, true
+		return withReceiver(c)[0], name, true
 	}
 	if c.IsInvoke() && c.Method.Name() == "Append" {
 		results := c.Method.Signature().Results()
@@ -211,14 +211,24 @@ func isAppend(c *ssa.CallCommon) (durability ssa.Value, name string, ok bool) {
 	return nil, "", false
 }
 
-// isOwned says whether a call hands a func to a host, which then accounts for it.
-// The func is the last argument.
-func isOwned(c *ssa.CallCommon) (name string, ok bool) {
-	switch name := libraryCall(c); name {
-	case "Host.Go", "Host.Every", "Host.OnExit":
-		return name, true
+// isEnter says whether a call enters a call: also through an interface, if its Enter
+// returns a Call.
+func isEnter(c *ssa.CallCommon) bool {
+	if c.IsInvoke() && c.Method.Name() == "Enter" {
+		results := c.Method.Signature().Results()
+		return results.Len() == 2 && isLibraryType(results.At(0).Type(), "Call")
 	}
-	return "", false
+	return libraryCall(c) == "Host.Enter"
+}
+
+// isOwned says whether a call hands a func, its last argument, to a host, which then
+// accounts for it.
+func isOwned(c *ssa.CallCommon) bool {
+	switch libraryCall(c) {
+	case "Host.Go", "Host.Every", "Host.OnExit":
+		return true
+	}
+	return false
 }
 
 func isLibraryType(t types.Type, name string) bool {
@@ -264,10 +274,21 @@ func calleeName(c *ssa.CallCommon) (path, name string) {
 // holds says whether a value of type t can lead to a host: it is one, or a
 // Durability, or a Controller, or holds one in a field, an element or a type argument.
 func (p *program) holds(t types.Type) bool {
-	if known, ok := p.holders[t]; ok {
+	seen := map[types.Type]bool{}
+	held := p.leadsToHost(t, seen)
+	if !held {
+		for t := range seen { // all that t leads to
+			p.holders[t] = false
+		}
+	}
+	return held
+}
+
+func (p *program) leadsToHost(t types.Type, seen map[types.Type]bool) bool {
+	if known, ok := p.holders[t]; ok || seen[t] {
 		return known
 	}
-	p.holders[t] = false // until proven; ends the recursion
+	seen[t] = true
 	held := false
 	switch t := types.Unalias(t).(type) {
 	case *types.Named:
@@ -279,26 +300,26 @@ func (p *program) holds(t types.Type) bool {
 			break
 		}
 		for arg := range typeArgs(t) {
-			held = held || p.holds(arg)
+			held = held || p.leadsToHost(arg, seen)
 		}
-		held = held || p.holds(t.Underlying())
+		held = held || p.leadsToHost(t.Underlying(), seen)
 	case *types.Pointer:
-		held = p.holds(t.Elem())
+		held = p.leadsToHost(t.Elem(), seen)
 	case *types.Slice:
-		held = p.holds(t.Elem())
+		held = p.leadsToHost(t.Elem(), seen)
 	case *types.Array:
-		held = p.holds(t.Elem())
+		held = p.leadsToHost(t.Elem(), seen)
 	case *types.Chan:
-		held = p.holds(t.Elem())
+		held = p.leadsToHost(t.Elem(), seen)
 	case *types.Map:
-		held = p.holds(t.Key()) || p.holds(t.Elem())
+		held = p.leadsToHost(t.Key(), seen) || p.leadsToHost(t.Elem(), seen)
 	case *types.Struct:
 		for field := range t.Fields() {
-			held = held || p.holds(field.Type())
+			held = held || p.leadsToHost(field.Type(), seen)
 		}
 	case *types.Tuple:
 		for v := range t.Variables() {
-			held = held || p.holds(v.Type())
+			held = held || p.leadsToHost(v.Type(), seen)
 		}
 	case *types.Interface:
 		for method := range t.Methods() {
@@ -307,7 +328,9 @@ func (p *program) holds(t types.Type) bool {
 				isLibraryType(results.At(0).Type(), "Host") || isLibraryType(results.At(0).Type(), "Durability"))
 		}
 	}
-	p.holders[t] = held
+	if held {
+		p.holders[t] = true
+	}
 	return held
 }
 
@@ -336,7 +359,7 @@ func instructions(fn *ssa.Function) func(func(ssa.Instruction) bool) {
 
 // phaseOf is the constant phase of a call of OnExit, or -1.
 func phaseOf(c *ssa.CallCommon) int64 {
-	if k, ok := c.Args[1].(*ssa.Const); ok && k.Value != nil {
+	if k, ok := withReceiver(c)[1].(*ssa.Const); ok && k.Value != nil {
 		if n, exact := constant.Int64Val(k.Value); exact {
 			return n
 		}

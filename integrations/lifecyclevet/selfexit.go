@@ -23,11 +23,11 @@ func lookForSelfExits(p *program, r report) {
 		if libraryCall(c) == "Host.OnExit" {
 			what = "hook"
 		}
-		host := p.placeOf(c.Args[0], nil)
+		host := p.placeOf(withReceiver(c)[0], nil)
 		for _, f := range p.funcsOf(c.Args[len(c.Args)-1]) {
 			s := selfExit{program: p, host: host, seen: map[*ssa.Function]bool{}}
 			exit, ctx := s.find(f.fn, p.frameOfFunc(f), true)
-			if exit == nil {
+			if exit == nil || p.isReplaced(host, exit, f, call) {
 				continue
 			}
 			does := "is refused with ErrSelfExit, or waits for itself"
@@ -48,6 +48,25 @@ func lookForSelfExits(p *program, r report) {
 			r.addf(at, "this %s calls %s%s of its own host, which %s: call Fail, which begins the exit and waits for nothing", what, its, where, does)
 		}
 	}
+}
+
+// isReplaced says whether the host that a task or hook exits was read from a variable or
+// field before that got the one which runs it.
+func (p *program) isReplaced(host place, exit ssa.CallInstruction, f closure, owner ssa.CallInstruction) bool {
+	its, _ := isExit(exit.Common())
+	if len(f.bindings) > 0 && f.fn.Parent() == nil { // old.Exit
+		its = f.bindings[0]
+	}
+	read := p.readAt(its, owner)
+	if !host.isMemory() || read == owner {
+		return false
+	}
+	for instr := range instructions(owner.Parent()) {
+		if s, ok := instr.(*ssa.Store); ok && p.storesTo(s.Addr, host) && reaches(read, s) && reaches(s, owner) {
+			return true
+		}
+	}
+	return false
 }
 
 type selfExit struct {
@@ -79,16 +98,19 @@ func (s *selfExit) find(fn *ssa.Function, f frame, inside bool) (ssa.CallInstruc
 		c := call.Common()
 		if host, ok := isExit(c); ok {
 			if s.placeOf(host, f) == s.host {
-				s.inside = inside && fn.Parent() != nil
 				ctx := c.Args[0]
 				if libraryCall(c) != "Run" {
-					ctx = c.Args[1]
+					ctx = withReceiver(c)[1]
 				}
-				return call, s.contextOf(ctx, inside, 0)
+				kind := s.contextOf(ctx, inside, 0)
+				if kind == otherContext || !asksForSelfExit(fn) && !s.fails(fn, f, call, inside) {
+					s.inside = inside && fn.Parent() != nil
+					return call, kind
+				}
 			}
 			continue
 		}
-		if libraryCall(c) != "" || startedBy(call) != nil {
+		if libraryCall(c) != "" || s.startedBy(call) != nil {
 			continue
 		}
 		for _, callee := range s.callees(c) {
@@ -108,6 +130,19 @@ func (s *selfExit) find(fn *ssa.Function, f frame, inside bool) (ssa.CallInstruc
 		}
 	}
 	return nil, 0
+}
+
+// fails says whether fn fails the host as well: instead of the exit, as something that
+// its caller passes says, or, in the task or hook itself, after it, if that was refused.
+func (s *selfExit) fails(fn *ssa.Function, f frame, exit ssa.Instruction, inside bool) bool {
+	for instr := range instructions(fn) {
+		if call, ok := instr.(ssa.CallInstruction); ok && libraryCall(call.Common()) == "Host.Fail" {
+			if s.placeOf(withReceiver(call.Common())[0], f) == s.host && (!inside || reaches(exit, instr)) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // contextOf says whose context an exit gets: one that descends from the task's, or

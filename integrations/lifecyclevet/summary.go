@@ -128,12 +128,13 @@ func (p *program) grow(fn *ssa.Function, s *summary) (grown bool) {
 		case *ssa.Call, *ssa.Defer, *ssa.Go:
 			at := instr.(ssa.CallInstruction)
 			e := p.effectOf(at)
-			if e.appends && !s.appends && !p.isGuarded(fn, at) {
+			if !e.appends && len(e.calls) == 0 || p.isGuarded(fn, at) {
+				continue
+			}
+			if e.appends && !s.appends {
 				s.appends, s.via, grown = true, e.via, true
 			}
-			if e.appends && !p.isGuarded(fn, at) {
-				grown = s.through.add(e.through) || grown
-			}
+			grown = s.through.add(e.through) || grown
 			grown = s.calls.add(e.calls) || grown
 		case *ssa.Return:
 			for _, result := range instr.Results {
@@ -158,10 +159,10 @@ type effect struct {
 func (p *program) effectOf(at ssa.CallInstruction) effect {
 	c := at.Common()
 	none := effect{}
-	if _, owned := isOwned(c); owned {
+	if isOwned(c) {
 		return none
 	}
-	if f := startedBy(at); f != nil {
+	if f := p.startedBy(at); f != nil {
 		if e := p.effectOfStart(at); (e.appends || len(e.calls) > 0) && p.isAwaited(at) {
 			return e
 		}
@@ -176,7 +177,7 @@ func (p *program) effectOfStart(at ssa.CallInstruction) effect {
 		return p.effectOfCall(at.Common())
 	}
 	e := effect{through: roots{}, calls: roots{}}
-	p.callValue(&e, startedBy(at))
+	p.callValue(&e, p.startedBy(at))
 	return e
 }
 
@@ -264,63 +265,90 @@ func viaOf(fn *ssa.Function, s *summary) string {
 	return nameOf(object) + " → " + s.via
 }
 
-// isGuarded says whether an exit waits for this call anyway: between Enter and
-// Leave, or in a function that leaves a call which its caller has entered; or
-// nobody else's exit comes: the function itself exits the host.
-func (p *program) isGuarded(fn *ssa.Function, at ssa.CallInstruction) bool {
-	d, _, direct := isAppend(at.Common())
+// guards are what a function does about an exit.
+type guards struct {
+	enters []ssa.Instruction
+	exits  []place // of these hosts
+	leaves bool    // a call that somebody else has entered
+}
+
+func (p *program) guardsOf(fn *ssa.Function) guards {
+	if known, ok := p.guards[fn]; ok {
+		return known
+	}
+	g := guards{}
 	for instr := range instructions(fn) {
 		call, ok := instr.(ssa.CallInstruction)
 		if !ok {
 			continue
 		}
 		c := call.Common()
-		if p.enters(c) && before(instr, at) || p.leavesOthers(c) {
-			return true
+		if p.enters(c) {
+			g.enters = append(g.enters, instr)
 		}
 		if host, ok := isExit(c); ok {
-			if !direct {
-				return true
-			}
-			if its, known := p.hostOf(d, nil); !known || its == p.placeOf(host, nil) {
-				return true
+			g.exits = append(g.exits, p.placeOf(host, nil))
+		}
+		g.leaves = g.leaves || p.leavesOthers(fn, c)
+		if _, ok := instr.(*ssa.Defer); ok && !g.leaves { // defer func() { …; call.Leave() }()
+			if inner := c.StaticCallee(); inner != nil && inner.Parent() == fn {
+				g.leaves = p.guardsOf(inner).leaves
 			}
 		}
 	}
-	return slices.ContainsFunc(fn.AnonFuncs, func(inner *ssa.Function) bool { // defer func() { …; call.Leave() }()
-		for instr := range instructions(inner) {
-			if d, ok := instr.(ssa.CallInstruction); ok && p.leavesOthers(d.Common()) && isDeferred(inner, fn) {
-				return true
-			}
-		}
-		return false
-	})
+	p.guards[fn] = g
+	return g
+}
+
+// isGuarded says whether an exit waits for this call anyway: between Enter and
+// Leave, or in a function that leaves a call which its caller has entered; or
+// nobody else's exit comes: the function itself exits the host.
+func (p *program) isGuarded(fn *ssa.Function, at ssa.CallInstruction) bool {
+	g := p.guardsOf(fn)
+	if g.leaves || slices.ContainsFunc(g.enters, func(enter ssa.Instruction) bool { return before(enter, at) }) {
+		return true
+	}
+	d, _, direct := isAppend(at.Common())
+	if !direct {
+		return len(g.exits) > 0
+	}
+	its, known := p.hostOf(d, nil)
+	return !known && len(g.exits) > 0 || slices.Contains(g.exits, its)
 }
 
 // enters says whether a call enters a call of a host, itself or in a function that
 // hands that on.
 func (p *program) enters(c *ssa.CallCommon) bool {
-	if libraryCall(c) == "Host.Enter" {
+	if isEnter(c) {
 		return true
 	}
 	fn := c.StaticCallee()
 	return fn != nil && p.summaryOf(fn).enters
 }
 
-// leavesOthers says whether a call leaves a call of a host that the function which
-// makes it has not entered, itself or in the function that it calls.
-func (p *program) leavesOthers(c *ssa.CallCommon) bool {
+// leavesOthers says whether a call that fn makes leaves a call of a host that fn has not
+// entered: by Leave, by a func that leaves it, or in the function that it calls.
+func (p *program) leavesOthers(fn *ssa.Function, c *ssa.CallCommon) bool {
+	own := func(call ssa.Value) bool { return p.enteredIn(call) == fn }
 	if libraryCall(c) == "Call.Leave" {
-		return !p.enteredHere(c.Args[0])
+		return !own(withReceiver(c)[0])
 	}
-	fn := c.StaticCallee()
-	return fn != nil && p.summaryOf(fn).leaves && !slices.ContainsFunc(c.Args, p.enteredHere)
+	if callee := c.StaticCallee(); callee != nil {
+		return p.summaryOf(callee).leaves && !slices.ContainsFunc(c.Args, own)
+	}
+	return !c.IsInvoke() && p.isLeave(c.Value) && !own(c.Value)
+}
+
+// isLeave says whether a func is the Leave of a Call, or comes from a function that
+// enters one.
+func (p *program) isLeave(f ssa.Value) bool {
+	return p.enteredIn(f) != nil || slices.ContainsFunc(p.funcsOf(f), func(c closure) bool { return libraryFunc(c.fn) == "Call.Leave" })
 }
 
 func (p *program) findLeaving(all []*ssa.Function) {
 	for _, fn := range all {
 		for instr := range instructions(fn) {
-			if call, ok := instr.(ssa.CallInstruction); ok && libraryCall(call.Common()) == "Call.Leave" && !p.enteredHere(call.Common().Args[0]) {
+			if call, ok := instr.(ssa.CallInstruction); ok && libraryCall(call.Common()) == "Call.Leave" && p.enteredIn(withReceiver(call.Common())[0]) != fn {
 				p.summaryOf(fn).leaves = true
 			}
 		}
@@ -364,25 +392,18 @@ func handsOn(fn *ssa.Function) bool {
 	return false
 }
 
-// enteredHere says whether a Call comes from an Enter of the function that uses it.
-func (p *program) enteredHere(call ssa.Value) bool {
-	pl := p.placeOf(call, nil)
-	e, ok := pl.base.(*ssa.Extract)
-	if !ok || e.Parent() != call.Parent() {
-		return false
+// enteredIn is the function that has entered a Call, or what leaves it, if that can be
+// seen.
+func (p *program) enteredIn(call ssa.Value) *ssa.Function {
+	e, ok := p.placeOf(call, nil).base.(*ssa.Extract)
+	if !ok {
+		return nil
 	}
 	from, ok := e.Tuple.(*ssa.Call) // and not a channel or a map
-	return ok && (isLibraryType(e.Type(), "Call") || p.enters(from.Common()))
-}
-
-// isDeferred says whether fn defers the func literal inner.
-func isDeferred(inner, fn *ssa.Function) bool {
-	for instr := range instructions(fn) {
-		if d, ok := instr.(*ssa.Defer); ok && d.Call.StaticCallee() == inner {
-			return true
-		}
+	if !ok || !isLibraryType(e.Type(), "Call") && !p.enters(from.Common()) {
+		return nil
 	}
-	return false
+	return e.Parent()
 }
 
 // runsItsFuncs knows the standard library's functions that call a func argument
@@ -494,8 +515,8 @@ func (p *program) traceMade(made ssa.Value, found roots, seen map[ssa.Value]bool
 // nothing can be seen: it is taken as one that makes it.
 func (p *program) traceCall(c *ssa.CallCommon, found roots, seen map[ssa.Value]bool) {
 	if name := libraryCall(c); name != "" {
-		if name != "New" && len(c.Args) > 0 {
-			p.trace(c.Args[0], found, seen)
+		if name != "New" && len(withReceiver(c)) > 0 {
+			p.trace(withReceiver(c)[0], found, seen)
 		}
 		return
 	}

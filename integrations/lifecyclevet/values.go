@@ -3,6 +3,7 @@ package lifecyclevet
 import (
 	"go/token"
 	"go/types"
+	"slices"
 
 	"golang.org/x/tools/go/ssa"
 )
@@ -85,7 +86,7 @@ func (p *program) place(v ssa.Value, f frame, depth int) place {
 		return p.place(v.X, f, depth)
 	case *ssa.Call:
 		if libraryCall(v.Common()) == "Host.Durability" {
-			pl := p.place(v.Common().Args[0], f, depth)
+			pl := p.place(withReceiver(v.Common())[0], f, depth)
 			return place{pl.base, pl.path + ".Durability()"}
 		}
 		if result, inner := p.getter(v.Common(), f, depth); result != nil {
@@ -259,7 +260,24 @@ func (p *program) key(v ssa.Value, f frame) any {
 			return fieldOf(x.X.Type(), x.Field)
 		case *ssa.IndexAddr:
 			v = x.X
+			if isCollected(x.X) {
+				return elementsOf(x)
+			}
 			continue
+		case *ssa.Lookup:
+			v = x.X
+			continue
+		case *ssa.Extract:
+			if next, ok := x.Tuple.(*ssa.Next); ok {
+				if r, ok := next.Iter.(*ssa.Range); ok {
+					v = r.X
+					continue
+				}
+			}
+			if isOwnContext(x.Tuple) || isLookup(x.Tuple) {
+				v = x.Tuple
+				continue
+			}
 		case *ssa.FreeVar:
 			if binding := p.binding(x); binding != nil {
 				v = binding
@@ -283,6 +301,10 @@ func (p *program) key(v ssa.Value, f frame) any {
 				return pl
 			}
 		case *ssa.Call:
+			if x.Call.IsInvoke() && x.Call.Method.FullName() == "(context.Context).Done" {
+				v = x.Call.Value
+				continue
+			}
 			if result, inner := p.getter(x.Common(), f, 0); result != nil {
 				v, f = result, inner
 				continue
@@ -291,6 +313,33 @@ func (p *program) key(v ssa.Value, f frame) any {
 		return v
 	}
 	return v
+}
+
+// elements are those of all slices of a type that a function appends to: which of them
+// a value is in can't be told.
+type elements struct {
+	fn   *ssa.Function
+	elem string
+}
+
+func elementsOf(at *ssa.IndexAddr) elements {
+	return elements{at.Parent(), at.Type().Underlying().(*types.Pointer).Elem().String()}
+}
+
+// isCollected says whether a slice was made by append, in a loop perhaps.
+func isCollected(v ssa.Value) bool {
+	switch v := v.(type) {
+	case *ssa.Phi:
+		return true
+	case *ssa.Call:
+		return isAppending(v)
+	}
+	return false
+}
+
+func isLookup(v ssa.Value) bool {
+	_, ok := v.(*ssa.Lookup)
+	return ok
 }
 
 // closure is a func that is known where it is called, started or handed over.
@@ -406,6 +455,15 @@ func (p *program) concrete(c *ssa.CallCommon) *ssa.Function {
 func argsOf(c *ssa.CallCommon) []ssa.Value {
 	if c.IsInvoke() {
 		return append([]ssa.Value{c.Value}, c.Args...)
+	}
+	return c.Args
+}
+
+// withReceiver are the arguments of a static call after the receiver, also where that
+// is a method value's.
+func withReceiver(c *ssa.CallCommon) []ssa.Value {
+	if m, ok := c.Value.(*ssa.MakeClosure); ok && m.Fn.(*ssa.Function).Parent() == nil {
+		return append(slices.Clone(m.Bindings), c.Args...)
 	}
 	return c.Args
 }

@@ -6,9 +6,9 @@
 package main
 
 import (
-	"golang.org/x/tools/go/analysis/unitchecker"
+	"golang.org/x/tools/go/analysis/multichecker"
 
 	"github.com/seed080d9131/lifecycle/integrations/lifecyclevet"
 )
 
-func main() { unitchecker.Main(lifecyclevet.Analyzers()...) }
+func main() { multichecker.Main(lifecyclevet.Analyzers()...) }

@@ -90,3 +90,15 @@ func (s *server) givesAway(ctx context.Context, log *strings.Builder) {
 	log.WriteString("exited")
 	_, _ = s.host.Durability().Append(ctx, nil) // want `this Append comes after the Exit`
 }
+
+func methodValues(ctx context.Context, host *lifecycle.Host) {
+	exit, put := host.Exit, host.Durability().Append
+	_ = exit(ctx)
+	_, _ = put(ctx, nil) // want `this Append comes after the Exit`
+}
+
+func (s *server) readBefore(ctx context.Context) {
+	old := s.host
+	_ = old.Exit(ctx)
+	_, _ = s.host.Durability().Append(ctx, nil) // want `this Append comes after the Exit`
+}

@@ -106,3 +106,38 @@ func deferredTwice(host *lifecycle.Host) (err error) {
 	defer call.Leave() // want `this Call is left a second time`
 	return nil
 }
+
+func methodValues(host *lifecycle.Host, fails func() error) error {
+	enter := host.Enter
+	call, err := enter() // want `is not left where the function returns at line`
+	if err != nil {
+		return err
+	}
+	if err := fails(); err != nil {
+		return err
+	}
+	call.Leave()
+	return nil
+}
+
+type gate interface {
+	Enter() (lifecycle.Call, error)
+}
+
+func interfaces(g gate) {
+	_, _ = g.Enter() // want `the Call of this Enter is discarded`
+}
+
+func admitted(err error) bool { return err == nil }
+
+func lostAfterAHelper(host *lifecycle.Host, fails func() error) error {
+	call, err := host.Enter() // want `is not left where the function returns at line`
+	if !admitted(err) {
+		return err
+	}
+	if err := fails(); err != nil {
+		return err
+	}
+	call.Leave()
+	return nil
+}

@@ -59,3 +59,24 @@ func open() (*server, error) {
 	s := &server{host: host}
 	return s, host.OnExit(lifecycle.PhaseRelease, "close", s.stop) // want `this hook calls Exit \(.*\) of its own host`
 }
+
+func methodValues(host *lifecycle.Host) {
+	on, exit := host.OnExit, host.Exit
+	_ = on(lifecycle.PhaseRelease, "itself", exit) // want `this hook calls Exit of its own host`
+}
+
+// A Fail before the exit, or where the exit waits for itself, makes nothing right.
+func (s *server) failsAsWell(broken func() bool) {
+	_ = s.host.Go("watch", func(ctx context.Context) error {
+		if broken() {
+			s.host.Fail(nil)
+			return nil
+		}
+		return s.host.Exit(ctx) // want `this task calls Exit of its own host, which is refused with ErrSelfExit`
+	})
+	_ = s.host.Go("watch", func(context.Context) error {
+		err := s.host.Exit(context.Background()) // want `this task calls Exit of its own host, which waits for itself`
+		s.host.Fail(err)
+		return nil
+	})
+}

@@ -115,3 +115,22 @@ func (j *Job) Finish() { j.Call.Leave() }
 type Shared struct{ Current *lifecycle.Host }
 
 func (s *Shared) Reopen() { s.Current = lifecycle.New(nil, lifecycle.Options{}) }
+
+// AsCall runs f as a call.
+func (s *Store) AsCall(f func() error) error {
+	call, err := s.host.Enter()
+	if err != nil {
+		return err
+	}
+	defer call.Leave()
+	return f()
+}
+
+// Tasks are tasks of a host, behind the methods of a group.
+type Tasks struct{ host *lifecycle.Host }
+
+func NewTasks(host *lifecycle.Host) *Tasks { return &Tasks{host} }
+
+func (t *Tasks) Go(f func(ctx context.Context) error) error { return t.host.Go("task", f) }
+
+func (t *Tasks) Wait() { <-t.host.Done() }
