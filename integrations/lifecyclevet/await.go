@@ -278,26 +278,7 @@ func (p *program) isVeryLast(fn *ssa.Function, at ssa.Instruction) bool {
 
 // reaches says whether a path leads from a to b.
 func reaches(a, b ssa.Instruction) bool {
-	if a.Block() == b.Block() && indexOf(a) < indexOf(b) {
-		return true
-	}
-	seen := map[*ssa.BasicBlock]bool{}
-	var walk func(from *ssa.BasicBlock) bool
-	walk = func(from *ssa.BasicBlock) bool {
-		for _, next := range from.Succs {
-			if next == b.Block() {
-				return true
-			}
-			if !seen[next] {
-				seen[next] = true
-				if walk(next) {
-					return true
-				}
-			}
-		}
-		return false
-	}
-	return walk(a.Block())
+	return a.Block() == b.Block() && indexOf(a) < indexOf(b) || reachesBlock(a.Block(), b.Block(), nil)
 }
 
 // waitsFor says whether an instruction waits for one of the signals, itself or in a
@@ -343,7 +324,7 @@ func (p *program) contains(fn *ssa.Function, f frame, signals map[any]bool, dept
 	if !any && fn.Parent() == nil && len(fn.FreeVars) == 0 && areLocal(signals) {
 		return false // it has no way to them
 	}
-	q := question{fn, passed, depth}
+	q := question{fn, passed, len(signals), depth}
 	if known, ok := p.waits[q]; ok {
 		return known
 	}
@@ -359,11 +340,12 @@ func (p *program) contains(fn *ssa.Function, f frame, signals map[any]bool, dept
 	return waits
 }
 
-// question is one that was asked about a set of signals.
+// question is one that was asked about a set of signals, and those passed on.
 type question struct {
-	fn     *ssa.Function
-	passed string
-	depth  int
+	fn      *ssa.Function
+	passed  string
+	signals int
+	depth   int
 }
 
 // passed names what is passed to fn of all that a signal can be found through.
@@ -416,9 +398,8 @@ func (p *program) mentions(instr ssa.Instruction, f frame, signals map[any]bool,
 // waits for that, and not after an exit. Whether the method is called before the exit,
 // as a hook of another package's say, can't be seen.
 func (p *program) awaitedByMethod(at ssa.CallInstruction) bool {
-	signals := p.signalsOf(at)
 	fields := map[any]bool{}
-	for signal := range signals {
+	for signal := range p.signalsOf(at) {
 		if field, ok := signal.(*types.Var); ok {
 			fields[field] = true
 		}
@@ -562,12 +543,8 @@ func reachesBlock(a, b, not *ssa.BasicBlock) bool {
 // selected says whether the edge between two blocks is a select's case that waits for
 // one of the signals.
 func (p *program) selected(from, to *ssa.BasicBlock, signals map[any]bool) bool {
-	branch, ok := from.Instrs[len(from.Instrs)-1].(*ssa.If)
-	if !ok || from.Succs[0] != to {
-		return false
-	}
-	cond, ok := branch.Cond.(*ssa.BinOp)
-	if !ok || cond.Op != token.EQL {
+	cond, ok := condition(from).(*ssa.BinOp)
+	if !ok || cond.Op != token.EQL || from.Succs[0] != to {
 		return false
 	}
 	index, ok := cond.X.(*ssa.Extract)
@@ -586,15 +563,19 @@ func (p *program) selected(from, to *ssa.BasicBlock, signals map[any]bool) bool 
 // isUnmade says whether the edge between two blocks is taken only if a signal's channel
 // is nil, and so no goroutine was started that gives it.
 func (p *program) isUnmade(from, to *ssa.BasicBlock, signals map[any]bool) bool {
-	branch, ok := from.Instrs[len(from.Instrs)-1].(*ssa.If)
-	if !ok {
-		return false
-	}
-	cond, ok := branch.Cond.(*ssa.BinOp)
+	cond, ok := condition(from).(*ssa.BinOp)
 	if !ok || !isNil(cond.Y) || !signals[p.key(cond.X, nil)] {
 		return false
 	}
 	return cond.Op == token.EQL && to == from.Succs[0] || cond.Op == token.NEQ && to == from.Succs[1]
+}
+
+// condition is what decides between the two blocks after one; nil: there are not two.
+func condition(from *ssa.BasicBlock) ssa.Value {
+	if branch, ok := from.Instrs[len(from.Instrs)-1].(*ssa.If); ok && from.Succs[0] != from.Succs[1] {
+		return branch.Cond
+	}
+	return nil
 }
 
 type verdict int
@@ -637,12 +618,8 @@ func everyPath(after ssa.Instruction, passed func(from, to *ssa.BasicBlock) bool
 // neverTaken says whether the edge between two blocks hangs on a comparison of
 // constants that comes out the other way, as the first check of "for range 3" does.
 func neverTaken(from, to *ssa.BasicBlock) bool {
-	branch, ok := from.Instrs[len(from.Instrs)-1].(*ssa.If)
-	if !ok || from.Succs[0] == from.Succs[1] {
-		return false
-	}
 	taken := false
-	switch cond := branch.Cond.(type) {
+	switch cond := condition(from).(type) {
 	case *ssa.Const:
 		taken = cond.Value != nil && constant.BoolVal(cond.Value)
 	case *ssa.BinOp:

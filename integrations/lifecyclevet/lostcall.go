@@ -219,11 +219,7 @@ func (u *callUses) isLeaveOf(at ssa.CallInstruction, call *ssa.Extract) bool {
 // isRefused says whether the edge between two blocks is taken only if Enter returned
 // an error: then there is nothing to leave.
 func (u *callUses) isRefused(from, to *ssa.BasicBlock, err *ssa.Extract) bool {
-	branch, ok := from.Instrs[len(from.Instrs)-1].(*ssa.If)
-	if !ok || from.Succs[0] == from.Succs[1] {
-		return false
-	}
-	switch cond := branch.Cond.(type) {
+	switch cond := condition(from).(type) {
 	case *ssa.BinOp:
 		if !tells(cond.X, err, 0) && !tells(cond.Y, err, 0) {
 			return false

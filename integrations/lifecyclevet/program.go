@@ -299,7 +299,7 @@ func (p *program) leadsToHost(t types.Type, seen map[types.Type]bool) bool {
 			}
 			break
 		}
-		for arg := range typeArgs(t) {
+		for arg := range t.TypeArgs().Types() {
 			held = held || p.leadsToHost(arg, seen)
 		}
 		held = held || p.leadsToHost(t.Underlying(), seen)
@@ -332,16 +332,6 @@ func (p *program) leadsToHost(t types.Type, seen map[types.Type]bool) bool {
 		p.holders[t] = true
 	}
 	return held
-}
-
-func typeArgs(t *types.Named) func(func(types.Type) bool) {
-	return func(yield func(types.Type) bool) {
-		for i := range t.TypeArgs().Len() {
-			if !yield(t.TypeArgs().At(i)) {
-				return
-			}
-		}
-	}
 }
 
 // instructions of a function, in the order of its blocks.

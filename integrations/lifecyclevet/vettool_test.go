@@ -84,12 +84,18 @@ func TestTheVetToolReportsExactlyWhatIsWrongInAModuleOfSomebodyElse(t *testing.T
 	}
 	write("main.go", scratch)
 	write("go.mod", "module scratch\n\ngo 1.25.0\n\nrequire github.com/seed080d9131/lifecycle v0.0.0\n\nreplace github.com/seed080d9131/lifecycle => "+root+"\n")
-	vet := exec.Command("go", "vet", "-vettool="+vettool(t), ".")
+	tool := vettool(t)
+	vet := exec.Command("go", "vet", "-vettool="+tool, ".")
 	vet.Dir = dir
 	vet.Env = append(os.Environ(), "GOFLAGS=-mod=mod", "GOPROXY=off", "GOWORK=off")
 	var out bytes.Buffer
 	vet.Stderr = &out
 	require.Error(t, vet.Run())
+	alone := exec.Command(tool, ".")
+	alone.Dir, alone.Env = vet.Dir, vet.Env
+	byItself, err := alone.CombinedOutput()
+	require.Error(t, err)
+	require.Equal(t, strings.Count(out.String(), "main.go:"), strings.Count(string(byItself), "main.go:"), "%s", byItself)
 	var reports []string
 	for line := range strings.Lines(out.String()) {
 		if !strings.HasPrefix(line, "#") {

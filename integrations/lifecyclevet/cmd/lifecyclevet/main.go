@@ -1,6 +1,7 @@
 // Command lifecyclevet is a vet tool that finds wrong uses of a lifecycle.Host:
 //
 //	go vet -vettool=$(which lifecyclevet) ./...
+//	lifecyclevet ./...
 //
 // The package lifecyclevet says what it looks for.
 package main

@@ -17,12 +17,17 @@ type listener struct {
 
 type conn struct{ of *listener }
 
+func first(all []listener) listener { return all[0] }
+
 func (l *listener) accept(c net.Conn) *conn { return &conn{l} }
 
 func (c *conn) serve() { _, _ = c.of.host.Durability().Append(background, nil) }
 
 func (l *listener) serve(c net.Conn) {
 	go l.accept(c).serve() // want `this goroutine appends`
+	go func() {            // want `this goroutine appends`
+		_, _ = l.accept(c).of.host.Durability().Append(background, nil)
+	}()
 }
 
 // Ways that look like waiting.
