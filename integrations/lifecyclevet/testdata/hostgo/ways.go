@@ -134,3 +134,12 @@ func (s *server) entersInTheMidst(f func()) {
 func (s *server) runsInTheMidst() {
 	go s.entersInTheMidst(s.flush) // want `this goroutine appends`
 }
+
+func (s *server) aContextOfOneThatOthersEnd(ctx context.Context) {
+	ended, end := context.WithCancel(context.WithValue(ctx, s, nil))
+	go func() { // want `this goroutine appends`
+		defer end()
+		s.flush()
+	}()
+	<-ended.Done()
+}
