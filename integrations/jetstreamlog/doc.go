@@ -75,7 +75,8 @@
 // is cut: its parts go to a second stream, named STREAM-parts, each acknowledged, and the
 // message in the log refers to them, with their length and checksum. Parts that nothing
 // refers to mean nothing, so there a publish that got no answer is just repeated.
-// TruncateBefore removes parts with the transactions that had them.
+// TruncateBefore removes parts with the transactions that had them; those of the stream's
+// last transaction it may leave to the next call.
 //
 // # Format, version 1
 //

@@ -1,6 +1,7 @@
 package jetstreamlog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -173,6 +174,54 @@ func TestAFollowerIsKilledUnderLoad(t *testing.T) {
 		kills = 20
 	}
 	surviveKills(t, kills, func(_ string, followers []string) string { return followers[0] })
+}
+
+// A leader that steps down in the middle of a batch has some of its messages, and the next
+// one the others.
+func TestLeadersStepDownInTheMiddleOfBatches(t *testing.T) {
+	t.Parallel()
+	c := theCluster(t)
+	js := c.connect(t)
+	l := c.open(t, js, Options{})
+	healthy(t, js)
+	steps := 4
+	if *long {
+		steps = 100
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	stepped := make(chan error, 1)
+	go func() {
+		var err error
+		for i := 0; i < steps && err == nil; i++ {
+			err = try(ctx, func(ctx context.Context) (bool, error) {
+				answer, err := js.Conn().RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+streamOf(t), nil)
+				if err == nil && bytes.Contains(answer.Data, []byte(`"error"`)) {
+					err = fmt.Errorf("%s", answer.Data)
+				}
+				return false, err
+			})
+		}
+		stepped <- err
+	}()
+	w := newLoad()
+	for ended := false; !ended; {
+		select {
+		case err := <-stepped:
+			require.NoError(t, err)
+			ended = true // and one more batch
+		default:
+		}
+		txs := numbered(len(w.acked), 500+len(w.acked)%1000)
+		next := l.Next()
+		require.NoError(t, l.Append(txs))
+		require.NoError(t, l.Sync())
+		for i, tx := range txs {
+			w.sent[string(tx)], w.acked[next+uint64(i)] = true, string(tx)
+		}
+	}
+	require.NoError(t, l.Close())
+	w.verify(t, c.open(t, js, Options{}))
 }
 
 func TestTheQuorumIsLostAndComesBackInTime(t *testing.T) {

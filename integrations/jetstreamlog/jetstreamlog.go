@@ -67,9 +67,10 @@ type Options struct {
 	MaxBatch int
 
 	// Fence, if it is not nil, is a transaction that Open itself appends. It is read back
-	// as any other, so its content is the state machine's to choose; empty is legal. Once
-	// it is acknowledged, no Log that was opened before can append any more, and what this
-	// one reads is the whole log. Without it, that holds from this Log's first Sync on.
+	// as any other, so its content is the state machine's to choose; empty is legal; 63
+	// KiB is the most, so that it is one message. Once it is acknowledged, no Log that was
+	// opened before can append any more, and what this one reads is the whole log. Without
+	// it, that holds from this Log's first Sync on.
 	Fence []byte
 }
 
@@ -81,8 +82,8 @@ func (o *Options) setDefaults() error {
 		return fmt.Errorf("%w: Timeout is %v", ErrInvalid, o.Timeout)
 	case o.MaxBatch < 0:
 		return fmt.Errorf("%w: MaxBatch is %d", ErrInvalid, o.MaxBatch)
-	case len(o.Fence) > lifecycle.MaxTransactionBytes:
-		return fmt.Errorf("%w: Fence has %d bytes, the most is %d", ErrInvalid, len(o.Fence), lifecycle.MaxTransactionBytes)
+	case len(o.Fence) > maxFenceBytes:
+		return fmt.Errorf("%w: Fence has %d bytes, the most is %d", ErrInvalid, len(o.Fence), maxFenceBytes)
 	}
 	if o.Replicas == 0 {
 		o.Replicas = DefaultReplicas
@@ -100,6 +101,14 @@ func (o *Options) setDefaults() error {
 // at Sync. It stays below what a connection keeps while it reconnects (8 MiB unless set
 // otherwise), so that a lost connection costs a try and not the batch.
 const maxBatchBytes = 4 << 20
+
+// A fence is never in parts: it may come in behind what others have written meanwhile, and
+// the floors of that would not know of parts that were there before.
+const maxFenceBytes = minPayload - headerBytes
+
+// The servers take names of 255 bytes, and close a connection that asks for a longer one
+// than they can read.
+const maxNameBytes = 255 - len(partsSuffix)
 
 // Log is a log of transactions in a replicated stream. See the package documentation
 // for what it promises.
@@ -167,11 +176,11 @@ func open(ctx context.Context, js jetstream.JetStream, stream string, options Op
 	if stream == "" || strings.ContainsAny(stream, " \t\r\n.*>/\\") {
 		return nil, fmt.Errorf("%w: a stream's name can't be empty or have blanks, dots, stars, angles or slashes", ErrInvalid)
 	}
+	if len(stream) > maxNameBytes {
+		return nil, fmt.Errorf("%w: the stream's name has %d bytes, the most is %d", ErrInvalid, len(stream), maxNameBytes)
+	}
 	if err := options.setDefaults(); err != nil {
 		return nil, err
-	}
-	if most := js.Conn().MaxPayload(); most < minPayload {
-		return nil, fmt.Errorf("%w: the server takes messages of %d bytes, and the log needs %d (max_payload)", ErrInvalid, most, minPayload)
 	}
 	ctx, cancel := context.WithTimeout(ctx, options.Timeout)
 	defer cancel()
@@ -180,8 +189,11 @@ func open(ctx context.Context, js jetstream.JetStream, stream string, options Op
 	if l.txs, err = openStore(ctx, js, stream, "lifecycle."+stream+".tx", options.Replicas); err != nil {
 		return nil, err
 	}
-	if l.parts, err = openStore(ctx, js, stream+"-parts", "lifecycle."+stream+".part", options.Replicas); err != nil {
+	if l.parts, err = openStore(ctx, js, stream+partsSuffix, "lifecycle."+stream+".part", options.Replicas); err != nil {
 		return nil, err
+	}
+	if most := js.Conn().MaxPayload(); most < minPayload { // known once a server has answered
+		return nil, fmt.Errorf("%w: the server takes messages of %d bytes, and the log needs %d (max_payload)", ErrInvalid, most, minPayload)
 	}
 	if err := l.locate(ctx); err != nil {
 		return nil, err
@@ -194,13 +206,15 @@ func open(ctx context.Context, js jetstream.JetStream, stream string, options Op
 	return l, nil
 }
 
-// locate finds the stream's end. The parts' end is asked for after it: so whatever
-// continues from here has its parts behind the floor.
+// locate finds the stream's end. The parts' end is asked for after it: so what this Log
+// writes from here on has its parts behind that. Another Log may have published parts
+// already of what it will write from here on, but the last message's floor knows of them.
 func (l *Log) locate(ctx context.Context) error {
 	state, err := l.txs.state(ctx)
 	if err != nil {
 		return err
 	}
+	var last header
 	if state.Msgs > 0 && state.LastSeq >= state.FirstSeq {
 		err := try(ctx, func(ctx context.Context) (bool, error) {
 			m, err := l.txs.get(ctx, state.LastSeq)
@@ -210,7 +224,7 @@ func (l *Log) locate(ctx context.Context) error {
 			if err != nil {
 				return false, err
 			}
-			_, err = parseHeader(m.Header)
+			last, err = parseHeader(m.Header)
 			return err != nil, err
 		})
 		if err != nil {
@@ -223,7 +237,7 @@ func (l *Log) locate(ctx context.Context) error {
 	}
 	l.next = state.LastSeq
 	l.mu.Lock()
-	l.durable, l.floor, l.edge = state.LastSeq, parts.LastSeq+1, parts.LastSeq+1
+	l.durable, l.floor, l.edge = state.LastSeq, last.floor, parts.LastSeq+1
 	l.mu.Unlock()
 	return nil
 }
@@ -237,7 +251,7 @@ func (l *Log) fence(ctx context.Context) error {
 	}
 	for {
 		err := l.publish(ctx)
-		if !errors.Is(err, ErrFenced) {
+		if !errors.Is(err, ErrFenced) || errors.Is(err, ErrForeign) {
 			return err
 		}
 		last, told := lastSequence(err)
@@ -431,9 +445,11 @@ func (l *Log) add(ctx context.Context, tx []byte) error {
 	return nil
 }
 
-// inline is the length of the longest transaction that becomes one message.
+// inline is the length of the longest transaction that becomes one message. (The
+// connection may have found a server since that takes too little for the log: then it
+// says so when the message is published.)
 func (l *Log) inline() int {
-	return int(min(l.js.Conn().MaxPayload()-headerBytes, maxMessageBytes))
+	return int(min(max(l.js.Conn().MaxPayload(), minPayload)-headerBytes, maxMessageBytes))
 }
 
 // acknowledged moves durable to the batch's end, and empties the batch.
@@ -476,14 +492,18 @@ func (l *Log) truncate(ctx context.Context, offset uint64) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.options.Timeout)
 	defer cancel()
-	if _, err := l.txs.state(ctx); err != nil {
+	state, err := l.txs.state(ctx)
+	if err != nil {
 		return err
 	}
-	if offset <= l.txs.first() {
+	if offset <= firstOffset(state) {
 		return nil
 	}
 	if offset < durable {
 		header, err := l.headerAt(ctx, offset)
+		if errors.Is(err, ErrTruncated) { // by another call since
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -503,7 +523,7 @@ func (l *Log) headerAt(ctx context.Context, offset uint64) (h header, err error)
 	err = try(ctx, func(ctx context.Context) (bool, error) {
 		m, err := l.txs.get(ctx, sequence(offset))
 		if err != nil {
-			return false, err
+			return l.ifTruncated(ctx, offset, err)
 		}
 		h, err = parseHeader(m.Header)
 		return err != nil, err

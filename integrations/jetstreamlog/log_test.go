@@ -2,9 +2,12 @@ package jetstreamlog
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -100,6 +103,65 @@ func TestALongTransactionGoesInPartsAndTruncationTakesThemAlong(t *testing.T) {
 	check(l, 2)
 	require.NoError(t, l.TruncateBefore(t.Context(), 5))
 	require.Zero(t, parts())
+	require.NoError(t, l.Close())
+}
+
+// A log was opened while another one had published the parts of a transaction, and not
+// yet the transaction itself.
+func TestATruncationLeavesThePartsOfWhatAnotherLogWritesAfterwards(t *testing.T) {
+	c := theCluster(t)
+	js := c.connect(t)
+	writer := c.open(t, js, Options{})
+	require.NoError(t, writer.Append(numbered(0, 1)))
+	require.NoError(t, writer.Sync())
+	long := make([]byte, 2<<20)
+	long[0] = 1
+	require.NoError(t, writer.Append([][]byte{long})) // its parts are there
+	janitor := c.open(t, js, Options{})
+	require.NoError(t, writer.Sync()) // now it is there itself
+	require.NoError(t, janitor.TruncateBefore(t.Context(), janitor.Next()))
+	entries := all(t, writer, 1)
+	require.Len(t, entries, 1)
+	require.Equal(t, long, entries[0].Data)
+	require.NoError(t, janitor.Close())
+	require.NoError(t, writer.Close())
+}
+
+// What is looked for is gone: that is noticed at once, and not only in Options.Timeout.
+func TestATruncationMeanwhileIsNoticedAtOnce(t *testing.T) {
+	c := theCluster(t)
+	js := c.connect(t)
+	l := c.open(t, js, Options{Timeout: time.Hour})
+	long := make([]byte, 2<<20)
+	require.NoError(t, l.Append([][]byte{long, long, long}))
+	require.NoError(t, l.Sync())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	read := 0
+	for _, err := range l.Read(ctx, 0) {
+		if read == 1 {
+			require.ErrorIs(t, err, ErrTruncated)
+			break
+		}
+		require.NoError(t, err)
+		read++
+		require.NoError(t, l.TruncateBefore(ctx, 3)) // what follows has been asked for already
+	}
+	require.Equal(t, 1, read)
+	_, err := l.headerAt(ctx, 1) // as a second truncation does
+	require.ErrorIs(t, err, ErrTruncated)
+	var wg sync.WaitGroup
+	require.NoError(t, l.Append(numbered(0, 100)))
+	require.NoError(t, l.Sync())
+	for offset := range uint64(50) {
+		wg.Go(func() {
+			if err := l.TruncateBefore(ctx, 2*offset); err != nil {
+				t.Errorf("truncate before %d: %v", 2*offset, err)
+			}
+		})
+	}
+	wg.Wait()
+	require.EqualValues(t, 98, l.First())
 	require.NoError(t, l.Close())
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/seed080d9131/lifecycle"
+	"github.com/seed080d9131/lifecycle/integrations/jetstreamlog/internal/member"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 )
@@ -18,16 +19,37 @@ func TestOpenRefusesArgumentsThatMakeNoSense(t *testing.T) {
 	js := c.connect(t)
 	_, err := Open(t.Context(), nil, "orders", Options{})
 	require.ErrorIs(t, err, ErrInvalid)
-	for _, name := range []string{"", "a b", "a.b", "a*", "a>", "a/b"} {
+	for _, name := range []string{"", "a b", "a.b", "a*", "a>", "a/b", strings.Repeat("n", 250), strings.Repeat("n", 5000)} {
 		_, err = Open(t.Context(), js, name, Options{})
 		require.ErrorIs(t, err, ErrInvalid, "%q", name)
 	}
-	for _, options := range []Options{{Replicas: -1}, {Timeout: -1}, {MaxBatch: -1}, {Fence: make([]byte, lifecycle.MaxTransactionBytes+1)}} {
+	for _, options := range []Options{{Replicas: -1}, {Timeout: -1}, {MaxBatch: -1}, {Fence: make([]byte, maxFenceBytes+1)}} {
 		_, err = Open(t.Context(), js, streamOf(t), options)
 		require.ErrorIs(t, err, ErrInvalid)
 	}
 	_, err = js.Stream(t.Context(), streamOf(t))
 	require.ErrorIs(t, err, jetstream.ErrStreamNotFound, "and made nothing")
+}
+
+func TestTheLongestNameAndFenceAreTaken(t *testing.T) {
+	c := theCluster(t)
+	fence := make([]byte, maxFenceBytes)
+	l, err := Open(t.Context(), c.connect(t), strings.Repeat("n", maxNameBytes), Options{Fence: fence})
+	require.NoError(t, err)
+	entries := all(t, l, 0)
+	require.Len(t, entries, 1)
+	require.Equal(t, fence, entries[0].Data)
+	require.NoError(t, l.Close())
+}
+
+// Whose connection is not there yet waits for it.
+func TestOpenWaitsForAConnection(t *testing.T) {
+	free, err := member.FreeAddrs(1)
+	require.NoError(t, err)
+	c := theCluster(t)
+	_, err = Open(t.Context(), c.connect(t, free[0]), streamOf(t), Options{Timeout: 300 * time.Millisecond})
+	require.ErrorIs(t, err, ErrTimeout)
+	require.NotErrorIs(t, err, ErrInvalid)
 }
 
 func TestOpenRefusesAStreamThatWouldBreakAPromise(t *testing.T) {
@@ -79,6 +101,53 @@ func TestAStreamWithSomebodyElsesMessagesIsRefused(t *testing.T) {
 	err = l.Sync()
 	require.ErrorIs(t, err, ErrFenced)
 	require.ErrorIs(t, err, ErrForeign)
+}
+
+// The last message was a log's when Open looked, and then another came.
+func TestAFenceIsNotPutBehindSomebodyElsesMessage(t *testing.T) {
+	c := theCluster(t)
+	js := c.connect(t)
+	l := c.open(t, js, Options{})
+	require.NoError(t, l.Append(numbered(0, 1)))
+	require.NoError(t, l.Sync())
+	_, err := js.Publish(t.Context(), l.txs.subject, []byte("hello"))
+	require.NoError(t, err)
+	l.options.Fence = []byte("fence")
+	require.ErrorIs(t, l.fence(t.Context()), ErrForeign)
+}
+
+func TestASealedStreamFailsTheLogAtOnce(t *testing.T) {
+	c := theCluster(t)
+	js := c.connect(t)
+	for _, n := range []int{1, 3} {
+		l := c.open(t, js, Options{})
+		config := l.txs.stream.CachedInfo().Config
+		require.NoError(t, l.Append(numbered(0, n)))
+		config.Sealed = true
+		_, err := js.UpdateStream(t.Context(), config)
+		require.NoError(t, err)
+		err = l.Sync()
+		require.ErrorContains(t, err, "sealed")
+		require.NotErrorIs(t, err, ErrTimeout)
+		_, err = Open(t.Context(), js, streamOf(t), Options{})
+		require.ErrorContains(t, err, "sealed")
+		require.NoError(t, js.DeleteStream(t.Context(), streamOf(t)))
+	}
+}
+
+func TestAPartThatIsMissingIsNotPassedOver(t *testing.T) {
+	c := theCluster(t)
+	l := c.open(t, c.connect(t), Options{Timeout: time.Hour})
+	require.NoError(t, l.Append([][]byte{make([]byte, 2<<20)}))
+	require.NoError(t, l.Sync())
+	require.NoError(t, l.parts.purge(t.Context(), 2))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, err := range l.Read(ctx, 0) {
+		require.ErrorIs(t, err, ErrForeign)
+		require.ErrorContains(t, err, "read part 1")
+	}
+	require.NoError(t, l.Close())
 }
 
 func TestAMessageThatIsMissingIsNotPassedOver(t *testing.T) {
@@ -181,13 +250,13 @@ func TestALogHasNoGoroutines(t *testing.T) {
 	js := c.connect(t)
 	c.open(t, js, Options{}) // the connection's own goroutines run now
 	before := goleak.IgnoreCurrent()
-	l := c.open(t, js, Options{Fence: []byte(strings.Repeat("f", 2<<20))})
-	require.NoError(t, l.Append(numbered(1, 1500)))
+	l := c.open(t, js, Options{Fence: []byte("fence")})
+	require.NoError(t, l.Append(append(numbered(1, 1500), make([]byte, 2<<20))))
 	require.NoError(t, l.Sync())
 	for range l.Read(t.Context(), 0) {
 		break
 	}
-	require.Len(t, texts(t, l, 1), 1500)
+	require.Len(t, texts(t, l, 1), 1501)
 	require.NoError(t, l.Close())
 	goleak.VerifyNone(t, before)
 }

@@ -3,6 +3,7 @@ package jetstreamlog
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/crc32"
 
@@ -18,6 +19,8 @@ const (
 	maxMessageBytes = 1 << 20
 	minPayload      = 64 << 10
 )
+
+const partsSuffix = "-parts" // of the second stream's name
 
 // reference is the body of a message that stands for a long transaction: where in the
 // second stream its parts lie. They were acknowledged before it was published. A part
@@ -57,8 +60,8 @@ func (l *Log) split(ctx context.Context, tx []byte) (body []byte, end uint64, er
 	return body, ref.Parts[len(ref.Parts)-1] + 1, err
 }
 
-// join reads a transaction's parts.
-func (l *Log) join(ctx context.Context, body []byte) ([]byte, error) {
+// join reads the parts of the transaction at an offset.
+func (l *Log) join(ctx context.Context, offset uint64, body []byte) ([]byte, error) {
 	var ref reference
 	if err := json.Unmarshal(body, &ref); err != nil {
 		return nil, fmt.Errorf("%w: its reference to parts: %w", ErrForeign, err)
@@ -70,8 +73,15 @@ func (l *Log) join(ctx context.Context, body []byte) ([]byte, error) {
 			m, err := l.parts.get(ctx, part)
 			if err == nil {
 				tx = append(tx, m.Data...)
+				return false, nil
 			}
-			return isPermanent(err), err
+			permanent, err := l.ifTruncated(ctx, offset, err)
+			if !permanent && errors.Is(err, jetstream.ErrMsgNotFound) {
+				if state, stateErr := l.parts.state(ctx); stateErr == nil && firstOffset(state) >= part {
+					return true, fmt.Errorf("%w: it is gone", ErrForeign)
+				}
+			}
+			return permanent, err
 		})
 		cancel()
 		if err != nil {

@@ -111,8 +111,7 @@ func lastSequence(err error) (last uint64, told bool) {
 
 // The servers' codes for what no further try can change.
 var permanentCodes = map[jetstream.ErrorCode]bool{
-	10025: true, // no permission, or JetStream not enabled for the account
-	10039: true,
+	10039: true, // JetStream is not enabled for the account
 	10054: true, // a message over the stream's limit
 	10074: true, // replicas on a server that is in no cluster
 	10060: true, // another stream has the subject

@@ -22,6 +22,10 @@ const (
 	readBytes    = 4 << 20
 )
 
+// How often something has to be found missing. A follower that answers may have carried
+// out a truncation of which the leader, when it is asked, tells only a moment later.
+const looks = 4
+
 // Read yields the transactions from an offset on, in order and without a gap, to the last
 // one that was durable when the loop began: of what others wrote, what was there at Open;
 // of this Log's, what a Sync covered. From there on it yields nothing. Between two steps
@@ -61,6 +65,7 @@ func (l *Log) Read(ctx context.Context, from uint64) iter.Seq2[Entry, error] {
 func (l *Log) fetch(ctx context.Context, from, end uint64) (messages []*jetstream.RawStreamMsg, err error) {
 	ctx, cancel := context.WithTimeout(ctx, l.options.Timeout)
 	defer cancel()
+	missing := 0
 	err = try(ctx, func(ctx context.Context) (bool, error) {
 		if l.closed.Load() {
 			return true, ErrClosed
@@ -81,16 +86,12 @@ func (l *Log) fetch(ctx context.Context, from, end uint64) (messages []*jetstrea
 			if err != nil && !errors.Is(err, jetstreamext.ErrNoMessages) {
 				return isPermanent(err), err
 			}
-			if _, err := l.txs.state(ctx); err != nil {
-				return false, err
+			if err == nil {
+				missing++
+				err = fmt.Errorf("%w: sequence %d follows %d", ErrForeign, m.Sequence, from)
 			}
-			if l.txs.first() > from {
-				return true, fmt.Errorf("%w: the first is %d", ErrTruncated, l.txs.first())
-			}
-			if err != nil {
-				return false, err
-			}
-			return true, fmt.Errorf("%w: sequence %d follows %d", ErrForeign, m.Sequence, from)
+			permanent, err := l.ifTruncated(ctx, from, err)
+			return permanent || missing == looks, err
 		}
 		if len(messages) == 0 {
 			return false, errors.New("an empty answer")
@@ -107,12 +108,22 @@ func (l *Log) entry(ctx context.Context, m *jetstream.RawStreamMsg) (Entry, erro
 	}
 	data := m.Data
 	if h.kind == kindParts {
-		if data, err = l.join(ctx, data); err != nil {
-			if _, state := l.txs.state(ctx); state == nil && l.txs.first() >= m.Sequence {
-				err = fmt.Errorf("%w: the first is %d", ErrTruncated, l.txs.first())
-			}
+		if data, err = l.join(ctx, m.Sequence-1, data); err != nil {
 			return Entry{}, err
 		}
 	}
 	return Entry{m.Sequence - 1, data}, nil
+}
+
+// ifTruncated is what try is told of an error that came where an offset was looked for:
+// ErrTruncated, for good, if that is why.
+func (l *Log) ifTruncated(ctx context.Context, offset uint64, err error) (permanent bool, _ error) {
+	state, stateErr := l.txs.state(ctx)
+	if stateErr != nil {
+		return false, fmt.Errorf("%w; and: %w", err, stateErr)
+	}
+	if first := firstOffset(state); first > offset {
+		return true, fmt.Errorf("%w: the first is %d", ErrTruncated, first)
+	}
+	return isPermanent(err), err
 }

@@ -112,12 +112,17 @@ func (s *store) state(ctx context.Context) (state jetstream.StreamState, err err
 	if err != nil {
 		return state, fmt.Errorf("stream %q: ask for its state: %w", s.name, err)
 	}
-	first := state.LastSeq
-	if state.Msgs > 0 {
-		first = state.FirstSeq - 1
-	}
-	s.firstAt.Store(first)
+	s.firstAt.Store(firstOffset(state))
 	return state, nil
+}
+
+// firstOffset is the offset of a stream's oldest message, or of the next one if there is
+// none.
+func firstOffset(state jetstream.StreamState) uint64 {
+	if state.Msgs > 0 {
+		return state.FirstSeq - 1
+	}
+	return state.LastSeq
 }
 
 func (s *store) first() uint64 { return s.firstAt.Load() }
