@@ -18,10 +18,10 @@
 // still write; the last of them, the one that was registered first, closes it.
 // Options.CloseDB lets Close do that, for a server that keeps nothing else in it.
 //
-// Pebble panics where a closed engine is used. A Host awaits its tasks, its calls
-// and the log before PhaseRelease, so none of them can. Only after a ForceExit that
-// has left somebody behind is the engine better left open: its write-ahead log has
-// all that was acknowledged.
+// Pebble panics where a closed engine is used; of the log's calls it is an error. A
+// Host awaits its tasks, its calls and the log before PhaseRelease, so none of them
+// can. Only after a ForceExit that has left somebody behind is the engine better left
+// open: its write-ahead log has all that was acknowledged.
 //
 // # What it assumes
 //

@@ -56,8 +56,8 @@ func take(db *pebble.DB, prefix string) (*hold, error) {
 	return &hold{key, e, prefix}, nil
 }
 
-// commit commits b. After a commit that failed, or from which Pebble has not
-// returned, everything is refused, in all logs of the engine.
+// commit commits b. After a commit that failed, or in which Pebble has panicked,
+// everything is refused, in all logs of the engine.
 func (h *hold) commit(db *pebble.DB, b *pebble.Batch, o *pebble.WriteOptions) error {
 	if err := h.poisoned(); err != nil {
 		return errors.Join(err, b.Close())

@@ -25,7 +25,8 @@ const commitBytes = 64 << 20
 // Options of a Log.
 type Options struct {
 	// Prefix is what the log's keys begin with. It must not be empty, and no other log
-	// in the engine may have a prefix that begins with it, or with which it begins.
+	// in the engine may have a prefix that begins with it, or with which it begins: with
+	// names of any length, end each with a byte that is in none, as "tenant1/".
 	Prefix string
 
 	// CloseDB makes Close close the engine as well. The Log then owns it from the Open
@@ -38,7 +39,7 @@ type Options struct {
 // Log is a log of transactions in a part of a Pebble engine's keyspace. See the
 // package documentation for what it promises.
 //
-// Append, AppendBatch, Sync and Close are for one goroutine, one after another, as
+// Append, Sync and Close are for one goroutine, one after another, as
 // a Host calls them. Any number of others may Read and TruncateBefore meanwhile.
 type Log struct {
 	db          *pebble.DB
@@ -73,9 +74,13 @@ type Entry struct {
 // everything that an opened log shows is durable.
 //
 // It fails with ErrLocked if the prefix is open already, or overlaps one that is;
-// with a *DamageError if transactions are missing or other keys are there; and
-// with the engine's error. It panics where Pebble does, as for a closed engine.
+// with a *DamageError if transactions are missing or other keys are there; with an
+// error that names the other log if a new one would lie in its part of the keyspace,
+// open or not; and with the engine's error, pebble.ErrClosed among them.
 func Open(db *pebble.DB, opts Options) (*Log, error) {
+	if db == nil {
+		return nil, errors.New("pebblelog: open: no engine")
+	}
 	if opts.Prefix == "" {
 		return nil, errors.New("pebblelog: open: Options.Prefix is empty: the log needs a part of the keyspace of its own")
 	}
@@ -95,8 +100,12 @@ func Open(db *pebble.DB, opts Options) (*Log, error) {
 			hold.release()
 		}
 	}()
-	if err := l.load(); err != nil {
-		return nil, err
+	var failure error
+	if err := guarded(func() error { failure = l.load(); return nil }); err != nil {
+		return nil, l.failed("open", err)
+	}
+	if failure != nil {
+		return nil, failure
 	}
 	opened = true
 	return l, nil
@@ -108,12 +117,11 @@ func (l *Log) load() error {
 	if err != nil {
 		return err
 	}
-	last, err := l.checkEnds(first, next, found)
-	if err != nil {
+	if err := l.checkEnds(first, next, found); err != nil {
 		return err
 	}
 	b := l.db.NewBatch()
-	if err := errors.Join(b.Set(l.keys.header, header, nil), b.Set(l.keys.first, number(first), nil), b.Set(l.keys.next, number(last), nil)); err != nil {
+	if err := errors.Join(b.Set(l.keys.header, header, nil), b.Set(l.keys.first, number(first), nil), b.Set(l.keys.next, number(next), nil)); err != nil {
 		return l.failed("open", err)
 	}
 	if err := l.hold.commit(l.db, b, pebble.Sync); err != nil {
@@ -154,19 +162,21 @@ func (l *Log) bounds() (first, next uint64, found bool, err error) {
 	return first, next, true, nil
 }
 
-// checkEnds checks that the transactions begin and end where the log says. It
-// returns next.
-func (l *Log) checkEnds(first, next uint64, found bool) (uint64, error) {
+// checkEnds checks that the transactions begin and end where the log says.
+func (l *Log) checkEnds(first, next uint64, found bool) error {
 	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: []byte(l.keys.prefix), UpperBound: l.keys.end})
 	if err != nil {
-		return 0, l.failed("open", err)
+		return l.failed("open", err)
 	}
 	defer it.Close()
 	if !found {
-		if it.First() {
-			return 0, fmt.Errorf("pebblelog: %q: open: there is no log, but the key %.60q begins with its prefix: the prefix is somebody else's", l.keys.prefix, it.Key())
+		if err := l.checkOuter(); err != nil {
+			return err
 		}
-		return 0, l.failedIf("open", it.Error())
+		if it.First() {
+			return fmt.Errorf("pebblelog: %q: open: there is no log, but the key %.60q begins with its prefix: the prefix is somebody else's", l.keys.prefix, it.Key())
+		}
+		return l.failedIf("open", it.Error())
 	}
 	at := func(there bool) (uint64, bool) {
 		if !there {
@@ -176,23 +186,38 @@ func (l *Log) checkEnds(first, next uint64, found bool) (uint64, error) {
 	}
 	if first == next {
 		if it.SeekGE(l.keys.tx(0)) {
-			return 0, l.damage(next, fmt.Sprintf("the log is empty, but the key %.60q is there", it.Key()))
+			return l.damage(next, fmt.Sprintf("the log is empty, but the key %.60q is there", it.Key()))
 		}
-		return next, l.failedIf("open", it.Error())
+		return l.failedIf("open", it.Error())
 	}
 	switch offset, ok := at(it.SeekGE(l.keys.tx(0))); {
 	case it.Error() != nil:
-		return 0, l.failed("open", it.Error())
+		return l.failed("open", it.Error())
 	case !ok || offset != first:
-		return 0, l.damage(first, fmt.Sprintf("the log begins at %d and ends before %d, but the first transaction in the engine is another one", first, next))
+		return l.damage(first, fmt.Sprintf("the log begins at %d and ends before %d, but the first transaction in the engine is another one", first, next))
 	}
 	switch offset, ok := at(it.Last()); {
 	case it.Error() != nil:
-		return 0, l.failed("open", it.Error())
+		return l.failed("open", it.Error())
 	case !ok || offset != next-1:
-		return 0, l.damage(next-1, fmt.Sprintf("the log begins at %d and ends before %d, but the last transaction in the engine is another one", first, next))
+		return l.damage(next-1, fmt.Sprintf("the log begins at %d and ends before %d, but the last transaction in the engine is another one", first, next))
 	}
-	return next, nil
+	return nil
+}
+
+// checkOuter checks that a new log would lie in no other's part of the keyspace: that
+// one would take its keys for damage.
+func (l *Log) checkOuter() error {
+	for i := 1; i < len(l.keys.prefix); i++ {
+		outer := newKeyspace(l.keys.prefix[:i])
+		switch value, _, err := l.get(outer.header); {
+		case err != nil:
+			return err
+		case bytes.Equal(value, header):
+			return fmt.Errorf("pebblelog: %q: open: the prefix begins with %q, in which there is a log: end each with the same byte, as %q", l.keys.prefix, outer.prefix, outer.prefix+"/")
+		}
+	}
+	return nil
 }
 
 func (l *Log) get(key []byte) (value []byte, found bool, err error) {
@@ -234,40 +259,6 @@ func (l *Log) Append(txs [][]byte) error {
 		if err := l.put(tx); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// BatchHeader returns 0: AppendBatch needs nothing in front of a batch.
-func (l *Log) BatchHeader() int { return 0 }
-
-// AppendBatch does what Append does for n records, each a length in four bytes,
-// little-endian, and that many bytes. A batch that is not so made is refused with
-// nothing buffered and the log usable.
-func (l *Log) AppendBatch(batch []byte, n int) error {
-	if err := l.refusal("append"); err != nil {
-		return err
-	}
-	rest := batch
-	for i := range n {
-		if len(rest) < 4 || uint64(len(rest)-4) < uint64(binary.LittleEndian.Uint32(rest)) {
-			return l.failed("append", fmt.Errorf("the batch ends in record %d of %d", i+1, n))
-		}
-		length := int(binary.LittleEndian.Uint32(rest))
-		if length > MaxTransactionBytes {
-			return l.failed("append", fmt.Errorf("record %d of %d has %d bytes: %w", i+1, n, length, ErrTooLarge))
-		}
-		rest = rest[4+length:]
-	}
-	if len(rest) > 0 {
-		return l.failed("append", fmt.Errorf("%d bytes follow the batch's %d records", len(rest), n))
-	}
-	for range n {
-		length := int(binary.LittleEndian.Uint32(batch))
-		if err := l.put(batch[4 : 4+length]); err != nil {
-			return err
-		}
-		batch = batch[4+length:]
 	}
 	return nil
 }
@@ -335,13 +326,30 @@ func (l *Log) commit(o *pebble.WriteOptions) error {
 	return nil
 }
 
-// commit applies b and waits for the sync, if o says so. That the engine is closed,
-// with which Pebble panics, it returns as an error.
+// commit applies b and waits for the sync, if o says so.
 //
 // Apply would wait as well, but what a failed write or sync of the write-ahead log
 // does there is up to the engine's Logger: its Fatalf ends the process, or Apply
 // returns nil. Here it is an error.
-func commit(db *pebble.DB, b *pebble.Batch, o *pebble.WriteOptions) (err error) {
+func commit(db *pebble.DB, b *pebble.Batch, o *pebble.WriteOptions) error {
+	return guarded(func() error {
+		if o.Sync {
+			if err := db.ApplyNoSyncWait(b, o); err != nil {
+				return err
+			}
+			if err := b.SyncWait(); err != nil {
+				return err
+			}
+		} else if err := db.Apply(b, o); err != nil {
+			return err
+		}
+		return b.Close()
+	})
+}
+
+// guarded makes an error of the panic with which Pebble tells that the engine is
+// closed.
+func guarded(call func() error) (err error) {
 	defer func() {
 		v := recover()
 		if closed, ok := v.(error); ok && errors.Is(closed, pebble.ErrClosed) {
@@ -350,17 +358,7 @@ func commit(db *pebble.DB, b *pebble.Batch, o *pebble.WriteOptions) (err error) 
 			panic(v)
 		}
 	}()
-	if o.Sync {
-		if err := db.ApplyNoSyncWait(b, o); err != nil {
-			return err
-		}
-		if err := b.SyncWait(); err != nil {
-			return err
-		}
-	} else if err := db.Apply(b, o); err != nil {
-		return err
-	}
-	return b.Close()
+	return call()
 }
 
 // fail poisons the log, and the engine for other logs.
@@ -412,8 +410,11 @@ func (l *Log) read(from, end uint64, yield func(Entry, error) bool) (err error) 
 	if from >= end && from >= l.first.Load() {
 		return nil
 	}
-	it, err := l.db.NewIter(&pebble.IterOptions{LowerBound: l.keys.tx(from), UpperBound: l.keys.tx(end)})
-	if err != nil {
+	var it *pebble.Iterator
+	if err := guarded(func() (err error) {
+		it, err = l.db.NewIter(&pebble.IterOptions{LowerBound: l.keys.tx(from), UpperBound: l.keys.tx(end)})
+		return err
+	}); err != nil {
 		return l.failed("read", err)
 	}
 	defer it.Close()
@@ -549,4 +550,6 @@ func (l *Log) damage(offset uint64, why string) error {
 	return &DamageError{Prefix: l.keys.prefix, Offset: offset, Why: why}
 }
 
-var _ lifecycle.BatchLog = (*Log)(nil)
+// No lifecycle.BatchLog: each transaction is copied into Pebble's batch by itself, so
+// it would save nothing.
+var _ lifecycle.Log = (*Log)(nil)

@@ -3,7 +3,6 @@ package pebblelog
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -254,6 +253,34 @@ func TestAPrefixOfHighBytesHasAnEnd(t *testing.T) {
 	require.NoError(t, db.Close())
 }
 
+// Databases come and go: that a log overlaps another is told when it is made, and not
+// by the other one's damage when that is opened again.
+func TestANewLogDoesNotOverlapOneThatIsClosed(t *testing.T) {
+	for _, prefixes := range [][2]string{{"tenant1", "tenant10"}, {"a", "a\x03"}, {"\xff", "\xff\xff"}} {
+		for _, txs := range [][]string{nil, {"x", "y"}} {
+			m := newMachine()
+			db := m.mustOpen(t)
+			outer, err := Open(db, Options{Prefix: prefixes[0]})
+			require.NoError(t, err)
+			commitAll(t, outer, txs...)
+			require.NoError(t, outer.Close())
+			_, err = Open(db, Options{Prefix: prefixes[1]})
+			require.ErrorContains(t, err, fmt.Sprintf("the prefix begins with %q, in which there is a log", prefixes[0]))
+			outer, err = Open(db, Options{Prefix: prefixes[0]})
+			require.NoError(t, err)
+			require.EqualValues(t, len(txs), outer.Next())
+			require.NoError(t, outer.Close())
+
+			inner, err := Open(db, Options{Prefix: "x" + prefixes[1]})
+			require.NoError(t, err)
+			require.NoError(t, inner.Close())
+			_, err = Open(db, Options{Prefix: "x" + prefixes[0]})
+			require.ErrorContains(t, err, "somebody else's")
+			require.NoError(t, db.Close())
+		}
+	}
+}
+
 func TestLogsOfOneEngineAreApart(t *testing.T) {
 	m := newMachine()
 	db := m.mustOpen(t)
@@ -268,6 +295,8 @@ func TestLogsOfOneEngineAreApart(t *testing.T) {
 	}
 	_, err = Open(db, Options{})
 	require.ErrorContains(t, err, "Options.Prefix is empty")
+	_, err = Open(nil, Options{Prefix: "orders/"})
+	require.ErrorContains(t, err, "no engine")
 	commitAll(t, orders, "apples")
 	commitAll(t, users, "ann", "bob")
 	requireContents(t, orders, "0 apples")
@@ -463,24 +492,12 @@ func TestWhatDoesNotFitIsRefusedAndNothingIsLost(t *testing.T) {
 	commitAll(t, log, "a")
 	huge := make([]byte, MaxTransactionBytes+1)
 	require.ErrorIs(t, log.Append([][]byte{[]byte("b"), huge}), ErrTooLarge)
-	record := func(tx string) []byte {
-		return append(binary.LittleEndian.AppendUint32(nil, uint32(len(tx))), tx...)
-	}
-	for says, batch := range map[string][]byte{
-		"ends in record 2 of 2": append(record("b"), 9, 0, 0, 0, 'c'),
-		"ends in record 1 of 2": {1, 0},
-		"follow the batch's 2":  append(append(record("b"), record("c")...), 7),
-		"too large":             append(record("b"), append(binary.LittleEndian.AppendUint32(nil, uint32(len(huge))), huge...)...),
-	} {
-		require.ErrorContains(t, log.AppendBatch(batch, 2), says)
-	}
 	require.Equal(t, uint64(1), log.Next())
-	require.NoError(t, log.AppendBatch(append(record("b"), record("")...), 2))
+	require.NoError(t, log.Append([][]byte{[]byte("b"), {}}))
 	require.NoError(t, log.Sync())
 	requireContents(t, log, "0 a", "1 b", "2 ")
 	require.NoError(t, log.Close())
 	require.ErrorIs(t, log.Append(nil), ErrClosed)
-	require.ErrorIs(t, log.AppendBatch(nil, 0), ErrClosed)
 	require.ErrorIs(t, log.Sync(), ErrClosed)
 	require.ErrorIs(t, log.TruncateBefore(1), ErrClosed)
 	_, err := contents(log, 0)
@@ -530,7 +547,7 @@ func TestAfterAFailedCommitOfOneLogTheOthersOfTheEngineAreRefused(t *testing.T) 
 	m := newMachine()
 	db := m.mustOpen(t)
 	logs := map[string]*Log{}
-	for _, name := range []string{"failing", "appends", "batches", "syncs", "truncates", "unsynced", "synced"} {
+	for _, name := range []string{"failing", "appends", "syncs", "truncates", "unsynced", "synced"} {
 		log, err := Open(db, Options{Prefix: name})
 		require.NoError(t, err)
 		commitAll(t, log, "a", "b")
@@ -545,7 +562,6 @@ func TestAfterAFailedCommitOfOneLogTheOthersOfTheEngineAreRefused(t *testing.T) 
 
 	for _, err := range []error{
 		logs["appends"].Append(c),
-		logs["batches"].AppendBatch([]byte{1, 0, 0, 0, 'c'}, 1),
 		logs["syncs"].Sync(),
 		logs["truncates"].TruncateBefore(0),
 		logs["truncates"].TruncateBefore(1),
@@ -630,6 +646,21 @@ func TestAnEngineThatIsClosedTooEarlyIsAnError(t *testing.T) {
 	_, err = host.Durability().Commit(t.Context(), []byte("b"))
 	require.ErrorIs(t, err, pebble.ErrClosed)
 	require.ErrorIs(t, err, lifecycle.ErrUnknown)
+
+	db = newMachine().mustOpen(t)
+	log, err = Open(db, Options{Prefix: "log/"})
+	require.NoError(t, err)
+	commitAll(t, log, "a", "b")
+	require.NoError(t, db.Close())
+	_, err = contents(log, 0)
+	require.ErrorIs(t, err, pebble.ErrClosed)
+	require.ErrorIs(t, log.TruncateBefore(1), pebble.ErrClosed)
+	require.NoError(t, log.Close())
+	db = newMachine().mustOpen(t)
+	require.NoError(t, db.Close())
+	_, err = Open(db, Options{Prefix: "log/"})
+	require.ErrorIs(t, err, pebble.ErrClosed)
+	require.ErrorContains(t, err, `pebblelog: "log/": open: `)
 }
 
 func TestAnEngineWithoutAWriteAheadLogIsRefused(t *testing.T) {
@@ -709,6 +740,74 @@ func TestAForcedExitNeedNotCloseTheEngine(t *testing.T) {
 	log, err = Open(db, Options{Prefix: "log/"})
 	require.NoError(t, err, "the log was not given up")
 	requireContents(t, log, "0 a")
+	require.NoError(t, log.Close())
+	require.NoError(t, db.Close())
+}
+
+// stuck is a fault: syncs of the write-ahead log that do not return.
+type stuck struct {
+	now     atomic.Bool
+	reached chan struct{} // sent to by each sync that is held up
+	goOn    chan struct{}
+}
+
+func (s *stuck) MaybeError(op errorfs.Op) error {
+	isSync := op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSyncTo
+	if isSync && filepath.Ext(op.Path) == ".log" && s.now.Load() {
+		s.reached <- struct{}{}
+		<-s.goOn
+	}
+	return nil
+}
+
+func (s *stuck) String() string { return "stuck" }
+
+// watched tells when the log was closed.
+type watched struct {
+	*Log
+	closed chan error
+}
+
+func (l *watched) Close() error {
+	err := l.Log.Close()
+	l.closed <- err
+	return err
+}
+
+func TestAForcedExitLeavesACommitThatHangs(t *testing.T) {
+	disk := &stuck{reached: make(chan struct{}, 10), goOn: make(chan struct{})}
+	db, err := pebble.Open("db", &pebble.Options{FS: errorfs.Wrap(vfs.NewMem(), disk), Logger: logger{new(atomic.Int64)}})
+	require.NoError(t, err)
+	other, err := Open(db, Options{Prefix: "other/"})
+	require.NoError(t, err)
+	require.NoError(t, other.Append([][]byte{[]byte("a")}))
+	log, err := Open(db, Options{Prefix: "log/"})
+	require.NoError(t, err)
+	watched := &watched{log, make(chan error, 1)}
+	host := lifecycle.New(watched, lifecycle.Options{})
+	_, err = host.Durability().Commit(t.Context(), []byte("a"))
+	require.NoError(t, err)
+	disk.now.Store(true)
+	pending, err := host.Durability().Append(t.Context(), []byte("b"))
+	require.NoError(t, err)
+	<-disk.reached
+	requireContents(t, log, "0 a")
+
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, host.ForceExit(done), lifecycle.ErrForced)
+	<-host.Done()
+	require.ErrorIs(t, pending.Wait(t.Context()), lifecycle.ErrUnknown)
+	_, err = Open(db, Options{Prefix: "log/"})
+	require.ErrorIs(t, err, ErrLocked, "the log's call is under way")
+
+	disk.now.Store(false)
+	close(disk.goOn)
+	require.NoError(t, <-watched.closed)
+	require.NoError(t, other.Close())
+	log, err = Open(db, Options{Prefix: "log/"})
+	require.NoError(t, err)
+	requireContents(t, log, "0 a", "1 b")
 	require.NoError(t, log.Close())
 	require.NoError(t, db.Close())
 }
