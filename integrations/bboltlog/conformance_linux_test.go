@@ -157,11 +157,13 @@ func place(commitBytes int) func(t testing.TB) lifecycletest.LogPlace {
 }
 
 func TestTheLogIsWhatAHostTakesItFor(t *testing.T) {
+	t.Parallel() // most of its time is the disk's
 	lifecycletest.CheckLog(t, place(0))
 }
 
 // More than fits into a commit is committed in parts before Sync.
 func TestTheLogIsWhatAHostTakesItForWhereItCommitsEarly(t *testing.T) {
+	t.Parallel() // most of its time is the disk's
 	lifecycletest.CheckLog(t, place(20_000))
 }
 

@@ -55,8 +55,8 @@ func take(db *bbolt.DB, bucket string) (*hold, error) {
 	return &hold{key, e, bucket}, nil
 }
 
-// update is one Update. After one that bbolt could not commit, or from which it has
-// not returned, everything is refused, in all logs of the database. Their updates run one
+// update is one Update. After one that bbolt could not commit, or in which it has
+// panicked, everything is refused, in all logs of the database. Their updates run one
 // after another here as well as in bbolt: bbolt lets the next one in before anybody
 // knows that the last one has failed.
 func (h *hold) update(db *bbolt.DB, change func(*bbolt.Tx) error) error {

@@ -85,6 +85,9 @@ var (
 // transactions are missing; and with bbolt's error, also for a database that is
 // closed or read-only.
 func Open(db *bbolt.DB, opts Options) (*Log, error) {
+	if db == nil {
+		return nil, errors.New("bboltlog: open: no database")
+	}
 	if opts.Bucket == "" {
 		return nil, errors.New("bboltlog: open: Options.Bucket is empty: the log needs a bucket of its own")
 	}

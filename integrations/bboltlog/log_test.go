@@ -98,6 +98,8 @@ func TestLogsOfOneDatabaseAreApartAndBesideWhatTheServerKeeps(t *testing.T) {
 	require.ErrorIs(t, err, ErrLocked)
 	_, err = Open(db, Options{})
 	require.ErrorContains(t, err, "Options.Bucket is empty")
+	_, err = Open(nil, Options{Bucket: "orders"})
+	require.ErrorContains(t, err, "no database")
 	_, err = Open(db, Options{Bucket: "table"})
 	require.ErrorContains(t, err, "somebody else's")
 	commitAll(t, orders, "apples")
@@ -142,6 +144,7 @@ func TestADatabaseThatCantKeepItIsRefused(t *testing.T) {
 }
 
 func TestTruncation(t *testing.T) {
+	t.Parallel()
 	path := newPath(t)
 	log := mustOpen(t, path)
 	require.NoError(t, log.TruncateBefore(5)) // of nothing
@@ -178,6 +181,7 @@ func TestTruncation(t *testing.T) {
 // A reader that stands still holds nothing of bbolt: appends go on, also where the
 // file has to grow, for which bbolt waits until nobody reads.
 func TestASlowReaderDelaysNobody(t *testing.T) {
+	t.Parallel()
 	log := mustOpen(t, newPath(t))
 	commitAll(t, log, "a", "b", "c")
 	seen := 0
@@ -217,6 +221,7 @@ func TestCloseWaitsForWhoIsInTheDatabase(t *testing.T) {
 }
 
 func TestReadersTruncationsAndAppendsAtOnce(t *testing.T) {
+	t.Parallel()
 	log := mustOpen(t, newPath(t))
 	var stop atomic.Bool
 	var wg sync.WaitGroup
@@ -332,16 +337,18 @@ func TestABucketThatIsGoneIsAnError(t *testing.T) {
 func TestWhatDoesNotFitIsRefusedAndNothingIsLost(t *testing.T) {
 	log := mustOpen(t, newPath(t))
 	commitAll(t, log, "a")
-	huge := make([]byte, MaxTransactionBytes+1)
-	require.ErrorIs(t, log.Append([][]byte{[]byte("b"), huge}), ErrTooLarge)
 	record := func(tx string) []byte {
 		return append(binary.LittleEndian.AppendUint32(nil, uint32(len(tx))), tx...)
 	}
+	b := record("b")
+	tooLarge := make([]byte, len(b)+4+MaxTransactionBytes+1)
+	binary.LittleEndian.PutUint32(tooLarge[copy(tooLarge, b):], MaxTransactionBytes+1)
+	require.ErrorIs(t, log.Append([][]byte{[]byte("b"), tooLarge[len(b)+4:]}), ErrTooLarge)
 	for says, batch := range map[string][]byte{
 		"ends in record 2 of 2": append(record("b"), 9, 0, 0, 0, 'c'),
 		"ends in record 1 of 2": {1, 0},
 		"follow the batch's 2":  append(append(record("b"), record("c")...), 7),
-		"too large":             append(record("b"), append(binary.LittleEndian.AppendUint32(nil, uint32(len(huge))), huge...)...),
+		"too large":             tooLarge,
 	} {
 		require.ErrorContains(t, log.AppendBatch(batch, 2), says)
 	}
@@ -375,6 +382,60 @@ func TestADatabaseThatIsClosedTooEarlyIsAnError(t *testing.T) {
 	_, err = host.Durability().Commit(t.Context(), []byte("b"))
 	require.ErrorIs(t, err, bbolterrors.ErrDatabaseNotOpen)
 	require.ErrorIs(t, err, lifecycle.ErrUnknown)
+}
+
+// watched tells when the log was closed.
+type watched struct {
+	*Log
+	closed chan error
+}
+
+func (l *watched) Close() error {
+	err := l.Log.Close()
+	l.closed <- err
+	return err
+}
+
+func TestAForcedExitLeavesASyncThatWaitsForAnUpdate(t *testing.T) {
+	db := mustOpenDB(t, newPath(t))
+	log, err := Open(db, Options{Bucket: "log"})
+	require.NoError(t, err)
+	watched := &watched{log, make(chan error, 1)}
+	host := lifecycle.New(watched, lifecycle.Options{})
+	_, err = host.Durability().Commit(t.Context(), []byte("a"))
+	require.NoError(t, err)
+	begun, goOn, updated := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		updated <- db.Update(func(*bbolt.Tx) error {
+			close(begun)
+			<-goOn
+			return nil
+		})
+	}()
+	<-begun
+	pending, err := host.Durability().Append(t.Context(), []byte("b"))
+	require.NoError(t, err)
+	for host.Status().QueuedBytes > 0 { // then the log has it
+		runtime.Gosched()
+	}
+	requireContents(t, log, "0 a")
+
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.ErrorIs(t, host.ForceExit(done), lifecycle.ErrForced)
+	<-host.Done()
+	require.ErrorIs(t, pending.Wait(t.Context()), lifecycle.ErrUnknown)
+	_, err = Open(db, Options{Bucket: "log"})
+	require.ErrorIs(t, err, ErrLocked, "the log's call is under way")
+
+	close(goOn)
+	require.NoError(t, <-updated)
+	require.NoError(t, <-watched.closed)
+	log, err = Open(db, Options{Bucket: "log"})
+	require.NoError(t, err)
+	requireContents(t, log, "0 a", "1 b")
+	require.NoError(t, log.Close())
+	require.NoError(t, db.Close())
 }
 
 // serverVariable makes this test binary a server on the database that it names.
