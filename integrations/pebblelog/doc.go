@@ -45,7 +45,8 @@
 //   - The error of a synced commit is returned, whatever the engine's Logger does about
 //     fatal errors; Pebble's own way, Apply, calls its Fatalf, which ends the process,
 //     and returns nil where that returns.
-//   - One Log at a time in a part of the keyspace. Others are refused with ErrLocked.
+//   - One Log at a time in a part of the keyspace. Others are refused with ErrLocked,
+//     and a new one in the part of one that is closed with an error that names that.
 //     (Other processes are kept out by the engine's own lock.)
 //   - A transaction that is missing, at the ends or between them, is a *DamageError,
 //     never a gap that nobody notices: Open looks at the ends, Read at what it reads.
