@@ -17,11 +17,9 @@ import (
 func BenchmarkCommits(b *testing.B) {
 	c := theCluster(b)
 	js := c.connect(b)
-	streams := 0
 	for _, committers := range []int{1, 64, 512} {
 		b.Run(fmt.Sprintf("by=host/committers=%d", committers), func(b *testing.B) {
-			streams++
-			l, err := Open(b.Context(), js, fmt.Sprint("bench", streams), Options{})
+			l, err := Open(b.Context(), js, streamOf(b), Options{})
 			require.NoError(b, err)
 			host := lifecycle.New(l, lifecycle.Options{})
 			measure(b, committers, func(ctx context.Context, tx []byte) error {
@@ -32,8 +30,7 @@ func BenchmarkCommits(b *testing.B) {
 		})
 		publish := func(by string, one func(ctx context.Context, subject string, tx []byte) error) {
 			b.Run(fmt.Sprintf("by=%s/committers=%d", by, committers), func(b *testing.B) {
-				streams++
-				name := fmt.Sprint("bench", streams)
+				name := streamOf(b)
 				_, err := js.CreateStream(b.Context(), streamConfig(name, name, DefaultReplicas))
 				require.NoError(b, err)
 				measure(b, committers, func(ctx context.Context, tx []byte) error { return one(ctx, name, tx) })

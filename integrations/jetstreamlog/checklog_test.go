@@ -1,9 +1,7 @@
 package jetstreamlog
 
 import (
-	"fmt"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,19 +14,17 @@ import (
 // servers goes dead for longer than the log waits, and then is there again.
 func TestTheLogIsALog(t *testing.T) {
 	t.Parallel()
-	var places atomic.Int64
 	lifecycletest.CheckLog(t, func(t testing.TB) lifecycletest.LogPlace {
 		timeout := 20 * time.Second
 		if strings.Contains(t.Name(), "failed") { // each failure takes so long
 			timeout = 700 * time.Millisecond
 		}
 		c := theCluster(t)
-		name := fmt.Sprintf("checklog-%d", places.Add(1))
 		var p *proxy
 		place := lifecycletest.LogPlace{
 			Open: func() (lifecycle.Log, error) {
 				p = newProxy(t, c.members[0].Client)
-				l, err := Open(t.Context(), c.connect(t, p.address), name, Options{})
+				l, err := Open(t.Context(), c.connect(t, p.address), streamOf(t), Options{})
 				if err != nil {
 					return nil, err
 				}

@@ -3,11 +3,13 @@ package jetstreamlog
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -68,7 +70,8 @@ type process struct {
 
 var shared cluster
 
-// theCluster returns the cluster of the tests that harm no server.
+// theCluster returns the cluster of the tests that harm no server. What the test leaves in
+// it is deleted at the test's end.
 func theCluster(t testing.TB) *cluster {
 	t.Helper()
 	shared.once.Do(func() {
@@ -78,6 +81,16 @@ func theCluster(t testing.TB) *cluster {
 		}
 	})
 	require.NoError(t, shared.err)
+	js, name := shared.connect(t), streamOf(t)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		for _, name := range []string{name, name + partsSuffix} {
+			if err := js.DeleteStream(ctx, name); !errors.Is(err, jetstream.ErrStreamNotFound) {
+				require.NoError(t, err)
+			}
+		}
+	})
 	return &shared
 }
 
@@ -185,15 +198,22 @@ func (c *cluster) open(t testing.TB, js jetstream.JetStream, options Options) *L
 	return l
 }
 
+// streams are the names of the tests' own streams. A test that runs again has another.
+var streams = struct {
+	mu   sync.Mutex
+	made int
+	of   map[testing.TB]string
+}{of: map[testing.TB]string{}}
+
 // streamOf returns the name of the test's own stream.
 func streamOf(t testing.TB) string {
-	name := []rune(t.Name())
-	for i, r := range name {
-		if r == '/' || r == '.' || r == ' ' {
-			name[i] = '_'
-		}
+	streams.mu.Lock()
+	defer streams.mu.Unlock()
+	if streams.of[t] == "" {
+		streams.made++
+		streams.of[t] = fmt.Sprintf("%s-%d", strings.NewReplacer("/", "_", ".", "_", " ", "_").Replace(t.Name()), streams.made)
 	}
-	return string(name)
+	return streams.of[t]
 }
 
 // place returns the leader of the test's stream and the followers.

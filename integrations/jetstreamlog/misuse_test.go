@@ -34,12 +34,16 @@ func TestOpenRefusesArgumentsThatMakeNoSense(t *testing.T) {
 func TestTheLongestNameAndFenceAreTaken(t *testing.T) {
 	c := theCluster(t)
 	fence := make([]byte, maxFenceBytes)
-	l, err := Open(t.Context(), c.connect(t), strings.Repeat("n", maxNameBytes), Options{Fence: fence})
+	js := c.connect(t)
+	name := strings.Repeat("n", maxNameBytes)
+	l, err := Open(t.Context(), js, name, Options{Fence: fence})
 	require.NoError(t, err)
 	entries := all(t, l, 0)
 	require.Len(t, entries, 1)
 	require.Equal(t, fence, entries[0].Data)
 	require.NoError(t, l.Close())
+	require.NoError(t, js.DeleteStream(t.Context(), name))
+	require.NoError(t, js.DeleteStream(t.Context(), name+partsSuffix))
 }
 
 // Whose connection is not there yet waits for it.
