@@ -516,7 +516,7 @@ func (d *Durability) take(generation int) (took, superseded bool) {
 	d.mu.Lock()
 	released := d.released
 	d.released = 0
-	if released > 0 && released <= maxGathered && d.generation == generation {
+	if released > 0 && d.generation == generation {
 		patience := d.syncTime / 4
 		d.mu.Unlock()
 		d.gather(released, patience)
@@ -850,9 +850,8 @@ func (d *Durability) queuedBytes() int {
 // gather waits a moment before the next batch is cut, if the last one released
 // waiters: they are about to come back, and who comes just too late waits for two
 // syncs instead of one. It yields until as many wait as were released, for at
-// most a quarter of what a sync takes, and not for large batches, which are slow
-// to come back and gain nothing. (Yields are counted too: where the clock is a
-// test's, it stands still.)
+// most a quarter of what a sync takes. (Yields are counted too: where the clock is
+// a test's, it stands still.)
 func (d *Durability) gather(released int, patience time.Duration) {
 	if patience == 0 { // the log takes no time
 		return
@@ -869,10 +868,7 @@ func (d *Durability) gather(released int, patience time.Duration) {
 	}
 }
 
-const (
-	maxGathered = 1000
-	maxYields   = 1000
-)
+const maxYields = 1000
 
 // Who waits for room is let in once the log has taken a 16th of the limit, or the
 // whole flight: to wake a producer for each chunk costs more than the chunk.

@@ -31,6 +31,8 @@ type exit struct {
 	start        time.Time
 	graceEnd     chan struct{}
 	flushEnd     chan struct{}
+	hookCtx      context.Context // of hooks; ForceExit cancels it
+	cancelHooks  context.CancelCauseFunc
 	result       error // set before host.done closes
 
 	// The runner's own.
@@ -41,20 +43,18 @@ type exit struct {
 	logged     time.Duration // by the logger, since ForceExit
 
 	// Guarded by host.mu.
-	phase       Phase
-	phases      []PhaseReport
-	failures    failures
-	inPhase     failures // those of the phase that runs
-	forced      bool
-	flushed     bool // flushEnd is closed
-	graceTimer  *time.Timer
-	hookCtx     context.Context // of hooks, made for the first; ForceExit cancels it
-	cancelHooks context.CancelCauseFunc
-	left        []Straggler // behind
-	leftIn      Phase       // the first phase in which something was left behind or skipped
-	duration    time.Duration
-	lost        uint64
-	outcome     string
+	phase      Phase
+	phases     []PhaseReport
+	failures   failures
+	inPhase    failures // those of the phase that runs
+	forced     bool
+	flushed    bool // flushEnd is closed
+	graceTimer *time.Timer
+	left       []Straggler // behind
+	leftIn     Phase       // the first phase in which something was left behind or skipped
+	duration   time.Duration
+	lost       uint64
+	outcome    string
 }
 
 func newExit(h *Host, cause, failure error, force bool) *exit {
@@ -77,6 +77,7 @@ func newExit(h *Host, cause, failure error, force bool) *exit {
 		flushEnd:     make(chan struct{}),
 		phases:       make([]PhaseReport, 0, len(phases)),
 	}
+	e.hookCtx, e.cancelHooks = context.WithCancelCause(h.base)
 	e.enter(phases[0].Phase, e.start) // here, so that at no moment of an exit there is no phase
 	return e
 }
@@ -200,7 +201,7 @@ func (e *exit) runHooks(p Phase) {
 }
 
 func (e *exit) runHook(k hook) {
-	parent, forced := e.hookContext()
+	parent, forced := e.hookCtx, e.isForced()
 	report := HookReport{Hook: k.name, Start: time.Now().Round(0)}
 	if forced && k.phase != PhaseRelease {
 		report.Skipped = true
@@ -239,16 +240,6 @@ func (e *exit) runHook(k hook) {
 		return
 	}
 	e.endHook(k, HookReport{Hook: k.name, Start: report.Start, Duration: e.host.age() - c.start, Abandoned: true}, ErrForced)
-}
-
-// hookContext is the context of hooks, unless the exit is forced.
-func (e *exit) hookContext() (ctx context.Context, forced bool) {
-	e.host.mu.Lock()
-	defer e.host.mu.Unlock()
-	if e.hookCtx == nil && !e.forced {
-		e.hookCtx, e.cancelHooks = context.WithCancelCause(e.host.base)
-	}
-	return e.hookCtx, e.forced
 }
 
 func (e *exit) endHook(k hook, report HookReport, err error) {
@@ -465,12 +456,9 @@ func (e *exit) force() {
 	h := e.host
 	h.mu.Lock()
 	e.setForced()
-	cancelHooks := e.cancelHooks
 	h.mu.Unlock()
 	h.tasks.cancel(e.cancellation)
-	if cancelHooks != nil {
-		cancelHooks(ErrForced)
-	}
+	e.cancelHooks(ErrForced)
 }
 
 // setForced is called with host.mu held. An exit that ForceExit begins is forced
@@ -648,11 +636,8 @@ func (e *exit) finish() {
 		e.graceTimer.Stop()
 	}
 	atEnd := h.atEnd
-	cancelHooks := e.cancelHooks
 	h.mu.Unlock()
-	if cancelHooks != nil {
-		cancelHooks(nil)
-	}
+	e.cancelHooks(nil)
 	for _, f := range atEnd {
 		f()
 	}
