@@ -24,7 +24,8 @@ type RunOptions struct {
 	// takes it.
 	Flush time.Duration
 	// Signals begin the exit; a second one forces it, whoever has begun it. nil:
-	// SIGINT and SIGTERM.
+	// SIGINT and SIGTERM. Empty, but not nil: none, as it must be in a bubble of
+	// testing/synctest, into which signals don't come.
 	Signals []os.Signal
 	// Logger gets what begins the exit, how long it may take at worst, and what
 	// forces it. nil: silent. A record that is not written within ForceGrace is left
@@ -45,6 +46,10 @@ type RunOptions struct {
 // A signal that comes earlier, while a long recovery runs, say, does what it does
 // without Run: it ends the process, or ends the context of a signal.NotifyContext,
 // which Run may be given as ctx.
+//
+// Ctrl-C ends all of "server | tee file", and the pipe's reader first. The Go runtime
+// then ends the process with SIGPIPE as it writes its next line of log, in the midst
+// of the exit, unless the program has called signal.Ignore(syscall.SIGPIPE).
 func Run(ctx context.Context, e Exiter, opts RunOptions) error {
 	switch {
 	case ctx == nil:
@@ -106,9 +111,11 @@ func Run(ctx context.Context, e Exiter, opts RunOptions) error {
 		}
 	}()
 	err := e.Exit(grace)
+	// When grace has ended, ErrSelfExit is not this caller's refusal: the exit's cause may be somebody else's.
+	refused := grace.Err() == nil && errors.Is(err, ErrSelfExit)
 	force(nil)
 	<-watching
-	if isClosed(e.Done()) || errors.Is(err, ErrSelfExit) {
+	if isClosed(e.Done()) || refused {
 		return err
 	}
 	because := context.Cause(grace)

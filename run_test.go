@@ -67,6 +67,20 @@ func TestRunForcesTheExitAtTheEndOfGraceAndSaysWhy(t *testing.T) {
 	})
 }
 
+func TestRunForcesAnExitThatARefusedExitHasCaused(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		release := make(chan struct{})
+		h := lifecycle.New(nil, lifecycle.Options{})
+		require.NoError(t, h.Go("stuck", stubborn(release)))
+		require.NoError(t, h.Go("mistaken", func(ctx context.Context) error { return h.Exit(ctx) }))
+		err := lifecycle.Run(background, h, lifecycle.RunOptions{Signals: noSignals})
+		require.ErrorIs(t, err, lifecycle.ErrSelfExit, "the cause")
+		require.ErrorIs(t, err, lifecycle.ErrForced)
+		require.Equal(t, lifecycle.Exited, h.Status().State)
+		close(release)
+	})
+}
+
 func TestRunGivesAForcedExitFlushToWriteWhatWasAccepted(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		gate := make(chan struct{})
