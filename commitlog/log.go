@@ -154,6 +154,11 @@ func Open(dir string, opts Options) (*Log, error) {
 	if err := makeDir(l.fs, dir); err != nil {
 		return nil, err
 	}
+	if opts.FS == nil {
+		if real, err := filepath.EvalSymlinks(dir); err == nil { // a link may come to mean another directory
+			dir, l.dir = real, real
+		}
+	}
 	lock, err := l.fs.Lock(filepath.Join(dir, lockName))
 	if errors.Is(err, fsys.ErrLocked) {
 		return nil, failed(dir, "open", ErrLocked)

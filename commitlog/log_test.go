@@ -521,3 +521,35 @@ func TestASpareFileThatHoldsACopyOfTheLogIsHarmless(t *testing.T) {
 	fs.PowerFail(faultfs.KeepNone)
 	require.Equal(t, want, mustContents(t, mustOpen(t, testDir, small(fs))))
 }
+
+func TestALinkThatComesToMeanAnotherDirectoryDoesNotSplitTheLog(t *testing.T) {
+	root := t.TempDir()
+	first, second, link := filepath.Join(root, "first"), filepath.Join(root, "second"), filepath.Join(root, "link")
+	require.NoError(t, os.Mkdir(first, 0o755))
+	require.NoError(t, os.Mkdir(second, 0o755))
+	if err := os.Symlink(first, link); err != nil {
+		t.Skipf("skipped: no symbolic links here: %v", err)
+	}
+	l, err := Open(link, Options{SegmentBytes: 8 << 10})
+	require.NoError(t, err)
+	tx := make([]byte, 3<<10)
+	put := func() {
+		for range 10 {
+			require.NoError(t, l.Append([][]byte{tx}))
+			require.NoError(t, l.Sync())
+		}
+	}
+	put()
+	require.NoError(t, os.Remove(link))
+	require.NoError(t, os.Symlink(second, link))
+	put()
+	require.NoError(t, l.Close())
+	names, err := os.ReadDir(second)
+	require.NoError(t, err)
+	require.Empty(t, names)
+	l, err = Open(first, Options{})
+	require.NoError(t, err)
+	require.Equal(t, uint64(0), l.First())
+	require.Equal(t, uint64(20), l.Next())
+	require.NoError(t, l.Close())
+}

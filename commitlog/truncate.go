@@ -7,7 +7,8 @@ package commitlog
 // Any goroutine may call it. It blocks for the file operations, with pauses where a kept file has to be filled up (a fifth
 // of a second for one of 64 MiB at most), and for other calls of it, not for appends
 // or readers; readers of what goes get ErrTruncated. A crash in between leaves a log that begins with some
-// later segment. An error leaves the log usable, with the segment that it names perhaps still there.
+// later segment. An error leaves the log usable, with the segment that it names perhaps still there. After one of syncing the
+// directory (opening it for that included, which takes a file descriptor) it refuses until the log is opened again.
 func (l *Log) TruncateBefore(offset uint64) error {
 	<-l.turn
 	defer func() { l.turn <- struct{}{} }()
