@@ -583,7 +583,7 @@ func (e *exit) endPhase(p Phase) {
 		e.observe(inPhaseEnd, func() { f(event) })
 	}
 	if h.logger != nil || h.observer.PhaseEnd != nil {
-		e.now = time.Now() // theirs is no phase's time
+		e.now = e.start.Add(time.Since(e.start)) // theirs is no phase's time
 	}
 }
 

@@ -126,7 +126,9 @@ func (h *Host) Enter() (Call, error) {
 // Leave ends the call. Call it exactly once, deferred, so that a panic leaves
 // too; the zero Call's is a no-op. A Leave too many may let the exit overtake
 // another call. Where it is noticed, because no call is in flight, nothing is
-// taken from the count and the host fails with an error that is ErrInvalid.
+// taken from the count and the host fails with an error that is ErrInvalid; should
+// another call enter and leave at that very moment, the exit may wait until it is
+// forced.
 func (c Call) Leave() {
 	if c.host == nil {
 		return

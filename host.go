@@ -28,9 +28,10 @@ import (
 // everything refused.) Append goes on until PhaseCloseDurability seals the channel,
 // or the log fails. A Host comes from New; the zero Host can't be used.
 //
-// The parts keep their own locks (tasks.mu, callouts.mu, Durability.mu); no two
-// locks of a host are ever held together, and none across a channel operation, a
-// wait, I/O or user code.
+// The parts keep their own locks (tasks.mu, callouts.mu, Durability.mu). No two
+// locks of a host are held together, but that an exit's end looks under Host.mu at
+// what Durability.mu guards; and none across a channel operation, a wait, I/O or
+// user code.
 type Host struct {
 	name       string
 	label      string       // of its goroutines

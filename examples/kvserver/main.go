@@ -20,10 +20,14 @@ package main
 
 import (
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/seed080d9131/lifecycle/examples/kvserver/server"
 )
 
 func main() {
+	// Ctrl-C ends "kvserver | tee file" as a whole: a log that nobody reads any more must not end the exit.
+	signal.Ignore(syscall.SIGPIPE)
 	os.Exit(server.Main(os.Args[1:], os.Stdout, os.Stderr, server.Options{Stuck: rebuildIndex}))
 }
