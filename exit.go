@@ -457,8 +457,8 @@ func (e *exit) force() {
 	h.mu.Lock()
 	e.setForced()
 	h.mu.Unlock()
+	e.cancelHooks(ErrForced) // first: a hook that waits for what a task ends should know why it ends
 	h.tasks.cancel(e.cancellation)
-	e.cancelHooks(ErrForced)
 }
 
 // setForced is called with host.mu held. An exit that ForceExit begins is forced

@@ -115,8 +115,11 @@ func Run(ctx context.Context, e Exiter, opts RunOptions) error {
 	refused := grace.Err() == nil && errors.Is(err, ErrSelfExit)
 	force(nil)
 	<-watching
-	if isClosed(e.Done()) || refused {
+	switch {
+	case err == nil || refused:
 		return err
+	case isClosed(e.Done()):
+		return e.Exit(context.WithoutCancel(ctx)) // err may be of the moment before
 	}
 	because := context.Cause(grace)
 	if err != nil {

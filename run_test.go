@@ -67,6 +67,37 @@ func TestRunForcesTheExitAtTheEndOfGraceAndSaysWhy(t *testing.T) {
 	})
 }
 
+// endsLate is an exit that ends cleanly in the moment in which it is given up on.
+type endsLate struct{ exiting, done chan struct{} }
+
+func (e endsLate) Exit(ctx context.Context) error {
+	if isClosed(e.done) {
+		return nil
+	}
+	<-ctx.Done()
+	close(e.done)
+	return ctx.Err()
+}
+func (e endsLate) ForceExit(context.Context) error { return lifecycle.ErrForced }
+func (e endsLate) Exiting() <-chan struct{}        { return e.exiting }
+func (e endsLate) Done() <-chan struct{}           { return e.done }
+
+func TestRunReturnsTheResultOfAnExitThatEndsAsGraceDoes(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		e := endsLate{make(chan struct{}), make(chan struct{})}
+		require.NoError(t, lifecycle.Run(expired(), e, lifecycle.RunOptions{Signals: noSignals}))
+	})
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 func TestRunForcesAnExitThatARefusedExitHasCaused(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		release := make(chan struct{})

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"testing"
 
@@ -523,6 +524,9 @@ func TestASpareFileThatHoldsACopyOfTheLogIsHarmless(t *testing.T) {
 }
 
 func TestALinkThatComesToMeanAnotherDirectoryDoesNotSplitTheLog(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("skipped: links are not always resolved there")
+	}
 	root := t.TempDir()
 	first, second, link := filepath.Join(root, "first"), filepath.Join(root, "second"), filepath.Join(root, "link")
 	require.NoError(t, os.Mkdir(first, 0o755))

@@ -126,9 +126,10 @@ func Shutdown(server *http.Server) func(ctx context.Context) error {
 	}
 	return func(ctx context.Context) error {
 		err := server.Shutdown(ctx)
-		if err == nil || ctx.Err() == nil {
+		if ctx.Err() == nil {
 			return err
 		}
+		// Also where err is nil: then Serve's task, cancelled as well, may have closed them.
 		cut := fmt.Errorf("connections were closed before they were idle: %w", context.Cause(ctx))
 		return errors.Join(cut, server.Close())
 	}
