@@ -566,6 +566,7 @@ func (m *model) judgeDurability() {
 		}
 	}
 	written, durable := 0, 0
+	handed := 0 // bytes that the log has taken of a flight, and still count
 	poisoned := false
 	var durableAt []time.Duration // by offset
 	for i, c := range m.log {
@@ -590,14 +591,18 @@ func (m *model) judgeDurability() {
 				for _, tx := range c.txs {
 					if written >= len(m.accepted) || m.accepted[written].tx != tx {
 						m.complain("offset %d was written as %q", written, tx)
-					} else if c.end < m.gaveUp {
-						bytes -= size(m.accepted[written])
+					} else {
+						handed += size(m.accepted[written])
 					}
 					written++
 				}
-				if c.end >= m.gaveUp {
+				// Room is made by a 16th of the queue at least, or with the last part of a flight.
+				last := i+1 == len(m.log) || m.log[i+1].op != "append"
+				if c.end >= m.gaveUp || handed < m.queue/16 && !last {
 					return
 				}
+				bytes -= handed
+				handed = 0
 				for len(room) > 0 && hasRoom(room[0]) {
 					a := room[0]
 					if c.end == seal && !a.accepted { // the seal came first, of the same moment
