@@ -63,18 +63,23 @@ func (g *gate) enter() (shard uint32, admitted bool) {
 	return 0, false
 }
 
-// leave reports false if nobody was inside by that shard; the count is as before
-// then.
+// leave reports false if nobody is inside by that shard, and takes nothing then. An
+// addition that is taken back would do as well, but for who enters and leaves
+// between the two.
 func (g *gate) leave(shard uint32) bool {
-	word := g.shards[shard].word.Add(-gateOne)
-	ok := word >= 0
-	if !ok {
-		word = g.shards[shard].word.Add(gateOne)
+	word := &g.shards[shard].word
+	for {
+		old := word.Load()
+		if old < gateOne {
+			return false
+		}
+		if word.CompareAndSwap(old, old-gateOne) {
+			if old == gateOne|gateClosed {
+				g.check()
+			}
+			return true
+		}
 	}
-	if word == gateClosed {
-		g.check()
-	}
-	return ok
 }
 
 // close refuses who comes from now on.
@@ -126,9 +131,7 @@ func (h *Host) Enter() (Call, error) {
 // Leave ends the call. Call it exactly once, deferred, so that a panic leaves
 // too; the zero Call's is a no-op. A Leave too many may let the exit overtake
 // another call. Where it is noticed, because no call is in flight, nothing is
-// taken from the count and the host fails with an error that is ErrInvalid; should
-// another call enter and leave at that very moment, the exit may wait until it is
-// forced.
+// taken from the count and the host fails with an error that is ErrInvalid.
 func (c Call) Leave() {
 	if c.host == nil {
 		return

@@ -642,6 +642,39 @@ func TestNoCallIsInFlightOnceTheModuleHasExited(t *testing.T) {
 	})
 }
 
+// A Leave too many may take another call's place, whose own is then the one too
+// many. Together they never take, or give back, more than was there.
+func TestLeavesTooManyDoNotHoldTheExit(t *testing.T) {
+	storm(t, func(t *testing.T, rng *rand.Rand) {
+		gate := lifecycle.NewGate()
+		var clients crowd
+		var refused atomic.Int64
+		tooMany := int64(0)
+		for range 2 + rng.IntN(3) {
+			own := fork(rng)
+			extra := own.IntN(2000)
+			tooMany += int64(extra)
+			clients.Go(func() {
+				for left := extra; left > 0 || oneIn(own, 2); {
+					gate.Enter()
+					if !gate.Leave() {
+						refused.Add(1)
+					}
+					if left > 0 {
+						left--
+						if !gate.Leave() {
+							refused.Add(1)
+						}
+					}
+				}
+			})
+		}
+		clients.await(t)
+		require.Zero(t, gate.Count(), "calls in flight, though all have left")
+		require.Equal(t, tooMany, refused.Load(), "each Leave too many is noticed once, if the others have left")
+	})
+}
+
 // trouble is what a round did to its host, and what must come of it.
 type trouble struct {
 	mu      sync.Mutex

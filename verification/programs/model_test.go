@@ -106,15 +106,31 @@ func (m *model) findBegin() {
 	for _, f := range m.fails {
 		consider(f.at, f.err, false)
 	}
+	var ofOneMoment []error
 	for _, r := range m.tasks {
-		if r.interval == 0 && r.admission == nil && r.isFailure(false) && r.end < m.begin {
-			cause := r.err
-			if r.result == "canceled" {
-				cause = context.Canceled
-			} else if r.result == "goexit" {
-				cause = lifecycle.ErrGoexit
-			}
+		if r.interval > 0 || r.admission != nil || !r.isFailure(false) || r.end == never || r.end > m.begin {
+			continue
+		}
+		cause := r.err
+		if r.result == "canceled" {
+			cause = context.Canceled
+		} else if r.result == "goexit" {
+			cause = lifecycle.ErrGoexit
+		}
+		switch {
+		case r.end < m.begin:
 			consider(r.end, cause, false)
+			ofOneMoment = []error{cause}
+		case ofOneMoment != nil: // the sync of two tasks' transactions let both end
+			ofOneMoment = append(ofOneMoment, cause)
+		}
+	}
+	for _, r := range m.tasks {
+		for _, cause := range ofOneMoment { // any may be first, and is everybody's cause
+			if errors.Is(r.cause, cause) {
+				m.cause = cause
+				return
+			}
 		}
 	}
 }
