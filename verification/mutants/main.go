@@ -15,11 +15,13 @@
 //	survived  the test passed: nothing would have noticed the fault
 //	stale     the patch does not apply: the code has moved on
 //	invalid   the faulty code does not compile, so it says nothing about the tests
+//	skipped   its turn did not come in the time of -for
 //
-// It ends with the counts, and non-zero unless all were killed.
+// It ends with the counts, and non-zero unless all that had their turn were killed.
 //
 //	go run ./mutants                    # from the module's root
 //	go run ./mutants -run 'sync|drain'  # those whose name, promise or fault matches
+//	go run ./mutants -for 3m            # as many as begin in three minutes, in random order
 //	go run ./mutants -update            # after the code has moved: make the diffs anew
 //
 // A build runs with -trimpath, so that the copies share the build cache with one
@@ -31,6 +33,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"regexp"
@@ -45,13 +48,15 @@ type options struct {
 	run     *regexp.Regexp
 	workers int
 	timeout time.Duration
-	phases  string // the file with the table of phases, from the root; "": no family
+	lasts   time.Duration // no fault begins later; 0: all have their turn
+	phases  string        // the file with the table of phases, from the root; "": no family
 }
 
 func main() {
 	run := flag.String("run", "", "only faults whose file, promise or sentence matches this `regexp`")
 	workers := flag.Int("p", 2, "how many to run at a time")
 	timeout := flag.Duration("timeout", 5*time.Second, "how long a killing test may take beyond ten times what it takes without a fault")
+	lasts := flag.Duration("for", 0, "begin no fault after this long, and take them in random order; 0: all, in the ledger's")
 	update := flag.Bool("update", false, "rewrite the patches for the code as it is now, with less context to match, and run nothing")
 	list := flag.Bool("list", false, "print the ledger and run nothing")
 	flag.Parse()
@@ -69,7 +74,7 @@ func main() {
 	}
 	o := options{
 		root: root, ledger: root + "/verification/mutants", run: expression,
-		workers: *workers, timeout: *timeout, phases: "lifecycle.go",
+		workers: *workers, timeout: *timeout, lasts: *lasts, phases: "lifecycle.go",
 	}
 	switch {
 	case *list:
@@ -110,21 +115,28 @@ func (c counts) total() (n int) {
 	return n
 }
 
-// good reports that all were killed, and that there were any.
-func (c counts) good() bool { return c[killed] > 0 && c[killed] == c.total() }
+// good reports that all that had their turn were killed, and that there were any.
+func (c counts) good() bool { return c[killed] > 0 && c[killed]+c[skipped] == c.total() }
 
 func (c counts) String() string {
-	return fmt.Sprintf("mutants %d: killed %d, survived %d, stale %d, invalid %d",
+	text := fmt.Sprintf("mutants %d: killed %d, survived %d, stale %d, invalid %d",
 		c.total(), c[killed], c[survived], c[stale], c[invalid])
+	if n := c[skipped]; n > 0 {
+		text += fmt.Sprintf(", skipped %d", n)
+	}
+	return text
 }
 
-// judgeAll runs the ledger and prints a line a fault, in the ledger's order. An
+// judgeAll runs the ledger and prints a line a fault, in the order in which they have their turn. An
 // error means that there is no result: the tests fail without a fault, say.
 func judgeAll(ctx context.Context, out io.Writer, o options) (counts, error) {
 	start := time.Now()
 	mutants, err := load(o)
 	if err != nil {
 		return nil, err
+	}
+	if o.lasts > 0 {
+		rand.Shuffle(len(mutants), func(i, j int) { mutants[i], mutants[j] = mutants[j], mutants[i] })
 	}
 	trees, err := copies(ctx, o, o.workers)
 	if err != nil {
@@ -150,7 +162,11 @@ func judgeAll(ctx context.Context, out io.Writer, o options) (counts, error) {
 	for _, t := range trees {
 		workers.Go(func() {
 			for i := range jobs {
-				results[i] <- t.judge(ctx, mutants[i])
+				if o.lasts > 0 && time.Since(start) > o.lasts {
+					results[i] <- result{verdict: skipped}
+				} else {
+					results[i] <- t.judge(ctx, mutants[i])
+				}
 			}
 		})
 	}
@@ -170,6 +186,9 @@ func judgeAll(ctx context.Context, out io.Writer, o options) (counts, error) {
 			err = fmt.Errorf("%s: %w", m.name, r.err)
 		}
 		verdicts[r.verdict]++
+		if r.verdict == skipped {
+			continue
+		}
 		promises[m.promise]++
 		fmt.Fprintf(out, "%-8s %-3s %-44s %s in %s: %s\n", r.verdict, m.promise, m.name, m.test, m.where(), r.how)
 		if r.verdict != killed && r.log != "" {

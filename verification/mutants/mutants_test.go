@@ -180,7 +180,12 @@ func TestTheProgramTellsKilledSurvivedStaleAndInvalidApart(t *testing.T) {
 	got, err = judgeAll(context.Background(), &out, o)
 	require.NoError(t, err)
 	require.True(t, got.good())
-	o.run = regexp.MustCompile("no such")
+	o.lasts = time.Nanosecond
+	got, err = judgeAll(context.Background(), &out, o)
+	require.NoError(t, err)
+	require.Equal(t, "mutants 2: killed 0, survived 0, stale 0, invalid 0, skipped 2", got.String())
+	require.False(t, got.good(), "nothing was shown")
+	o.lasts, o.run = 0, regexp.MustCompile("no such")
 	_, err = judgeAll(context.Background(), &out, o)
 	require.Error(t, err)
 }

@@ -209,6 +209,7 @@ const (
 	survived verdict = "survived"
 	stale    verdict = "stale"
 	invalid  verdict = "invalid"
+	skipped  verdict = "skipped"
 )
 
 type result struct {
