@@ -20,6 +20,7 @@ type model struct {
 
 	begin   time.Duration // of the exit
 	cause   error         // nil: plain
+	tied    bool          // several tasks failed at the moment of its beginning
 	byForce bool          // ForceExit began it
 	forced  time.Duration // when it was
 	flush   time.Duration // when a ForceExit's context ended
@@ -125,6 +126,7 @@ func (m *model) findBegin() {
 			ofOneMoment = append(ofOneMoment, cause)
 		}
 	}
+	m.tied = len(ofOneMoment) > 1
 	for _, r := range m.tasks {
 		for _, cause := range ofOneMoment { // any may be first, and is everybody's cause
 			if errors.Is(r.cause, cause) {
@@ -466,7 +468,7 @@ func (m *model) judgeTasks() {
 		// What it ended with. One whose life ended by itself in the first phase is not cancelled yet.
 		cancelled := r.cancelled != never || r.end > m.cancelled
 		switch {
-		case r.end == m.cancelled && m.failed == r.end && r.result == "canceled": // woken by the failure, cancelled or not
+		case r.end == m.cancelled && r.result == "canceled" && (m.failed == r.end || m.tied): // woken with who began the exit: cancelled or not
 		case r.end == m.ends[lifecycle.PhaseRelease] && r.end >= m.graceEnd(): // left behind, and let go by the seal: either
 		case r.end > m.ends[lifecycle.PhaseRelease]:
 			m.failuresNot = append(m.failuresNot, r.err)
