@@ -390,7 +390,7 @@ func (d *Durability) refuse(what string) error {
 
 // hasRoom is called with mu held.
 func (d *Durability) hasRoom(length int) bool {
-	return d.bytes == 0 || d.bytes+length+queueOverhead <= d.limit
+	return d.bytes == 0 || d.bytes <= d.limit-length-queueOverhead
 }
 
 // push puts tx into the queue and gives it its offset. It is called with mu held.

@@ -16,11 +16,11 @@ import (
 type Status struct {
 	Host        string       `json:"host"`
 	State       State        `json:"state"`
-	Phase       Phase        `json:"phase"` // of the exit; 0: none runs
-	Cause       string       `json:"cause"` // what began the exit; "": nothing, or a plain exit
-	Tasks       []TaskStatus `json:"tasks"` // those that run, by name
-	Calls       int          `json:"calls"` // in flight
-	QueuedBytes int          `json:"queued_bytes"`
+	Phase       Phase        `json:"phase"`        // of the exit; 0: none runs
+	Cause       string       `json:"cause"`        // what began the exit; "": nothing, or a plain exit
+	Tasks       []TaskStatus `json:"tasks"`        // those that run, by name
+	Calls       int          `json:"calls"`        // in flight
+	QueuedBytes int          `json:"queued_bytes"` // as Options.QueueBytes counts; what the log has taken of a batch, by sixteenths of that
 	Accepted    Offset       `json:"accepted"`
 	Durable     Offset       `json:"durable"`
 	LogError    string       `json:"log_error"` // the log's first failure; "": none
