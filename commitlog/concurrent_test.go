@@ -2,14 +2,17 @@ package commitlog
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed080d9131/lifecycle/internal/fsys"
 	"github.com/seed080d9131/lifecycle/internal/fsys/faultfs"
 )
 
@@ -209,6 +212,40 @@ func TestAFailedTruncationLeavesTheSegmentAndTheLogUsable(t *testing.T) {
 		got := mustContents(t, l)
 		require.Equal(t, want, got[len(got)-len(want):], kind)
 	}
+}
+
+// A server that is out of file descriptors for a moment must be able to give up segments later.
+func TestATruncationWhoseSyncWasNotTriedIsGoneOnWith(t *testing.T) {
+	fs := faultfs.New()
+	l := mustOpen(t, testDir, small(fs))
+	commit(t, l, 30, 600)
+	full := &faultfs.Fault{Err: fmt.Errorf("%w: %w", fsys.ErrNotTried, syscall.EMFILE)}
+	from := fs.Count()
+	fs.Hook(func(op faultfs.Op) *faultfs.Fault {
+		if op.Kind == faultfs.SyncDir {
+			return full
+		}
+		return nil
+	})
+	for range 2 {
+		require.ErrorIs(t, l.TruncateBefore(l.Next()), syscall.EMFILE)
+	}
+	fs.Hook(nil)
+	gone := 0
+	for _, op := range fs.Trace()[from:] {
+		if (op.Kind == faultfs.Rename || op.Kind == faultfs.Remove) && !isTemporaryName(filepath.Base(op.Name)) {
+			gone++
+		}
+	}
+	require.Equal(t, 1, gone, "no second segment goes before it is durable that the first has")
+	require.NoError(t, l.TruncateBefore(l.Next()))
+	require.Len(t, l.segments, 1)
+	want := mustContents(t, l)
+	require.NoError(t, l.Close())
+	fs.PowerFail(faultfs.KeepNone)
+	l = mustOpen(t, testDir, small(fs))
+	require.Equal(t, want, mustContents(t, l))
+	require.NoError(t, l.Close())
 }
 
 func TestOpenReportsEveryOperationThatFails(t *testing.T) {

@@ -43,6 +43,10 @@
 //     that of all files from a new log, or the replacement of the whole directory by an older copy. And after a
 //     Close, where a whole sector is lost or old that holds the last frames and the mark behind them, the proof is
 //     gone with what it proves.
+//   - While a log is open its directory stays where it is, and its lock file too. That another directory has taken
+//     its place, or another process has locked a new file there, is noticed before the next segment begins or goes: then the
+//     log fails. What was acknowledged before is in the directory that was moved. Two that write to one directory
+//     until then damage it.
 //   - CRC32C finds accidents, not forgery.
 //   - Before a Sync, some frames of an Append may survive a crash and later ones not.
 //   - On Windows a new name in the directory is as durable as NTFS makes it: there is no call to sync it.
@@ -69,7 +73,7 @@
 //
 // The directory holds segments, named by the offset of their first transaction in 20 decimal digits and
 // ".log"; the file "lock"; and the makings of segments to come, up to one more than Options.SpareSegments: while a Log is open
-// they are called "prepare-NNNNNN.tmp", and Close names those of full size "spare-NNNNNN.tmp". Open takes those up again, and removes
+// they are called "prepare-SESSION-NNNNNN.tmp", and Close names those of full size "spare-SESSION-NNNNNN.tmp". Open takes those up again, and removes
 // the others, which a crash left: what a failed sync may have left unwritten in them can't be told. Other names are left alone. The first segment has 64 KiB, each next
 // one twice as much, up to Options.SegmentBytes. Most are filled with zeros ahead or recycled, since a sync of
 // bytes that were written before is about twice as fast; but a segment may just as well grow, and is longer than it

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	iofs "io/fs"
 	"math"
 	"path/filepath"
@@ -77,7 +76,7 @@ type Log struct {
 	fs           fsys.FS
 	segmentBytes int64
 	spares       int
-	lock         io.Closer
+	lock         fsys.Lock
 	identity     identity
 	session      uint64
 
@@ -87,7 +86,9 @@ type Log struct {
 	closed  atomic.Bool
 	turn    chan struct{} // holds the one token while nobody truncates
 
-	truncateErr error // the token holder's own: a failed sync of the directory
+	// The token holder's own.
+	removed     bool  // a segment's name, and the directory is not synced yet
+	truncateErr error // a failed sync of the directory
 
 	// The actor's own.
 	active   *segment

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/seed080d9131/lifecycle/internal/fsys"
 	"github.com/seed080d9131/lifecycle/internal/fsys/faultfs"
 )
 
@@ -482,11 +483,11 @@ func TestSpareFilesOutliveTheLog(t *testing.T) {
 	require.NoError(t, l.Close())
 
 	// What nobody has put by may have had a failed sync.
-	fs.WriteFile(testDir+"/"+temporaryName(77), make([]byte, minSegmentBytes))
+	fs.WriteFile(testDir+"/"+temporaryName(7, 77), make([]byte, minSegmentBytes))
 	opts.SpareSegments = 3
 	l = mustOpen(t, testDir, opts)
 	require.Len(t, l.blanks, 1)
-	require.NotContains(t, fs.Names(), testDir+"/"+temporaryName(77))
+	require.NotContains(t, fs.Names(), testDir+"/"+temporaryName(7, 77))
 	require.NoError(t, l.Close())
 
 	opts.SegmentBytes *= 2
@@ -507,7 +508,7 @@ func TestASpareFileThatHoldsACopyOfTheLogIsHarmless(t *testing.T) {
 		content, err := fs.ReadFile(name)
 		require.NoError(t, err)
 		if len(content) == minSegmentBytes {
-			fs.WriteFile(testDir+"/"+spareName(temporaryName(i+1)), content)
+			fs.WriteFile(testDir+"/"+spareName(temporaryName(7, i+1)), content)
 		}
 	}
 	l := mustOpen(t, testDir, Options{SegmentBytes: minSegmentBytes, SpareSegments: 10, FS: fs})
@@ -556,4 +557,76 @@ func TestALinkThatComesToMeanAnotherDirectoryDoesNotSplitTheLog(t *testing.T) {
 	require.Equal(t, uint64(0), l.First())
 	require.Equal(t, uint64(20), l.Next())
 	require.NoError(t, l.Close())
+}
+
+// An operator who restores a copy under a server that runs must not have two logs write, or remove, under the same names.
+func TestALogWhoseDirectoryIsReplacedLeavesTheOtherAlone(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("skipped: a directory whose files are open can't be moved there")
+	}
+	for _, truncated := range []bool{false, true} { // so that there is a file to be renamed
+		dir := filepath.Join(t.TempDir(), "log")
+		l := mustOpen(t, dir, Options{SegmentBytes: minSegmentBytes})
+		commit(t, l, 60, 600)
+		if truncated {
+			require.NoError(t, l.TruncateBefore(40))
+		}
+		require.NoError(t, os.Rename(dir, dir+".old"))
+		require.NoError(t, os.CopyFS(dir, os.DirFS(dir+".old")))
+		other := mustOpen(t, dir, Options{SegmentBytes: minSegmentBytes})
+		commit(t, other, 20, 600)
+		want, there := mustContents(t, other), files(t, dir)
+		names := map[string]bool{}
+		for range 100 {
+			names[l.temporaryPath()] = true
+		}
+		for range 100 {
+			require.False(t, names[other.temporaryPath()], "a name of both")
+		}
+
+		first := l.First()
+		require.ErrorIs(t, l.TruncateBefore(l.Next()), fsys.ErrReplaced)
+		require.Equal(t, first, l.First())
+		var err error
+		for err == nil {
+			if err = l.Append([][]byte{make([]byte, 600)}); err == nil {
+				err = l.Sync()
+			}
+		}
+		require.ErrorIs(t, err, fsys.ErrReplaced)
+		require.NoError(t, l.Close())
+		require.Equal(t, there, files(t, dir))
+		commit(t, other, 20, 600)
+		require.Equal(t, want, mustContents(t, other)[:len(want)])
+		require.NoError(t, other.Close())
+		require.NoError(t, mustOpen(t, dir+".old", Options{}).Close())
+	}
+}
+
+func TestALogWhoseLockFileIsRemovedNoticesTheNextOwner(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("skipped: an open lock file can't be removed there")
+	}
+	dir := t.TempDir()
+	l := mustOpen(t, dir, Options{SegmentBytes: minSegmentBytes})
+	commit(t, l, 60, 600)
+	require.NoError(t, os.Remove(filepath.Join(dir, lockName)))
+	require.NoError(t, l.TruncateBefore(20), "nobody else has it")
+	other := mustOpen(t, dir, Options{SegmentBytes: minSegmentBytes})
+	require.ErrorIs(t, l.TruncateBefore(l.Next()), fsys.ErrReplaced)
+	require.NoError(t, other.Close())
+	require.NoError(t, l.Close())
+}
+
+// files is the names in a directory and what the files hold.
+func files(t *testing.T, dir string) map[string]string {
+	all := map[string]string{}
+	entries, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		content, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		require.NoError(t, err)
+		all[e.Name()] = string(content)
+	}
+	return all
 }

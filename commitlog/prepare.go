@@ -79,7 +79,7 @@ func (l *Log) temporaryPath() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.names++
-	return filepath.Join(l.dir, temporaryName(l.names))
+	return filepath.Join(l.dir, temporaryName(l.session, l.names))
 }
 
 // spareName is the name under which Close leaves a blank for the next Log. Only what was synced without an error gets it:

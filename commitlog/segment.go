@@ -63,8 +63,10 @@ func parseSegmentName(name string) (base uint64, ok bool) {
 	return base, err == nil
 }
 
-func temporaryName(number int) string {
-	return fmt.Sprintf("%s%06d%s", temporaryPrefix, number, temporarySuffix)
+// temporaryName is one that no other session gives: not even in a directory that has taken the place of this one's can it
+// mean another log's file.
+func temporaryName(session uint64, number int) string {
+	return fmt.Sprintf("%s%016x-%06d%s", temporaryPrefix, session, number, temporarySuffix)
 }
 
 func isSpareName(name string) bool {
@@ -158,15 +160,31 @@ func (l *Log) install(b blank, base uint64, capacity int64) (*segment, error) {
 		b.discard(l.fs)
 		return nil, failed(b.path, "sync the segment header", err)
 	}
-	if err := l.fs.Rename(b.path, s.path); err != nil {
+	err := l.held()
+	if err == nil {
+		if err = l.fs.Rename(b.path, s.path); err != nil {
+			err = failed(b.path, "rename it to "+filepath.Base(s.path), err)
+		}
+	}
+	if err != nil {
 		b.discard(l.fs)
-		return nil, failed(b.path, "rename it to "+filepath.Base(s.path), err)
+		return nil, err
 	}
 	if err := l.fs.SyncDir(l.dir); err != nil {
 		b.file.Close()
 		return nil, failed(l.dir, "sync the directory", err)
 	}
 	return s, nil
+}
+
+// held fails if the directory at the log's path is another one, or has been taken for another Log, since the log was opened: what
+// would be given a name, or removed, there is none of the log's. (An operator who restores a copy under a server that runs, or
+// removes a lock file, does that.)
+func (l *Log) held() error {
+	if err := l.lock.Held(); err != nil {
+		return failed(filepath.Join(l.dir, lockName), "look whether it is still the log's", err)
+	}
+	return nil
 }
 
 // writeAt is file.WriteAt with an error that says what was done, also for a short write without one.

@@ -1,5 +1,11 @@
 package commitlog
 
+import (
+	"errors"
+
+	"github.com/seed080d9131/lifecycle/internal/fsys"
+)
+
 // TruncateBefore gives up the transactions before an offset, by whole segments: those that end at or
 // before it, oldest first, but never the one that is written to. First tells what is left. Up to Options.SpareSegments of the
 // files are kept for segments to come.
@@ -7,14 +13,19 @@ package commitlog
 // Any goroutine may call it. It blocks for the file operations, with pauses where a kept file has to be filled up (a fifth
 // of a second for one of 64 MiB at most), and for other calls of it, not for appends
 // or readers; readers of what goes get ErrTruncated. A crash in between leaves a log that begins with some
-// later segment. An error leaves the log usable, with the segment that it names perhaps still there. After one of syncing the
-// directory (opening it for that included, which takes a file descriptor) it refuses until the log is opened again.
+// later segment. An error leaves the log usable, with the segment that it names perhaps still there. The next call tries
+// again, but after a failed sync of the directory: then it refuses until the log is opened again.
 func (l *Log) TruncateBefore(offset uint64) error {
 	<-l.turn
 	defer func() { l.turn <- struct{}{} }()
 	for l.truncateErr == nil {
 		if l.closed.Load() {
 			return failed(l.dir, "truncate", ErrClosed)
+		}
+		if l.removed {
+			if err := l.syncRemoval(); err != nil {
+				return err
+			}
 		}
 		s := l.takeOldest(offset)
 		if s == nil {
@@ -49,6 +60,10 @@ func (l *Log) putBack(s *segment) {
 // release takes a segment's name away, for good when it returns: the next one may not go before, or a
 // power failure could leave a gap that looks like damage.
 func (l *Log) release(s *segment) error {
+	if err := l.held(); err != nil {
+		l.putBack(s)
+		return err
+	}
 	var b blank
 	if s.capacity == l.segmentBytes && l.wantsBlank() {
 		b = l.reopen(s)
@@ -66,17 +81,31 @@ func (l *Log) release(s *segment) error {
 		l.putBack(s)
 		return err
 	}
-	if err := l.fs.SyncDir(l.dir); err != nil {
+	l.removed = true
+	if err := l.syncRemoval(); err != nil {
 		if b.file != nil {
 			b.discard(l.fs)
 		}
-		l.truncateErr = failed(l.dir, "sync the directory", err)
-		return l.truncateErr
+		return err
 	}
 	if b.file != nil && (b.size < s.capacity && l.fill(&b, s.capacity, func(int64) bool { return false }) != nil || !l.keepBlank(b)) {
 		b.discard(l.fs)
 	}
 	return nil
+}
+
+// syncRemoval makes it durable that a segment's name is gone.
+func (l *Log) syncRemoval() error {
+	err := l.fs.SyncDir(l.dir)
+	if err == nil {
+		l.removed = false
+		return nil
+	}
+	err = failed(l.dir, "sync the directory", err)
+	if !errors.Is(err, fsys.ErrNotTried) {
+		l.truncateErr = err
+	}
+	return err
 }
 
 // reopen opens a segment's file for its next life; without success, or if it is larger than a segment

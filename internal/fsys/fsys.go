@@ -14,6 +14,13 @@ import (
 // ErrLocked is what [FS.Lock] returns for a file that is locked already, by this process or another.
 var ErrLocked = errors.New("locked by another owner")
 
+// ErrNotTried is in the error of [FS.SyncDir] if the directory could not be opened for it, for want of a file
+// descriptor, say: nothing was synced and nothing forgotten.
+var ErrNotTried = errors.New("not tried")
+
+// ErrReplaced is what [Lock.Held] returns if the name means another file than the one that is locked.
+var ErrReplaced = errors.New("another file is there now under that name")
+
 // ErrCached is what [File.Reload] returns if what is read may still not be on the medium.
 var ErrCached = errors.New("it stays in the system's cache")
 
@@ -26,7 +33,8 @@ type FS interface {
 	ReadDir(dir string) ([]string, error)
 
 	// SyncDir returns when the entries of a directory (names made, moved and removed in it) would
-	// survive a power failure. It does nothing where the system offers no such call (Windows).
+	// survive a power failure. It does nothing where the system offers no such call (Windows). After an error it must
+	// not be called again with any hope, as File.Sync, unless that is ErrNotTried.
 	SyncDir(dir string) error
 
 	// Create makes an empty file for reading and writing. An old file of that name loses its content.
@@ -43,7 +51,16 @@ type FS interface {
 
 	// Lock makes the file if need be and takes it for the caller alone, or returns ErrLocked at once.
 	// Closing what it returns, or the end of the process, frees it. The file itself stays.
-	Lock(name string) (io.Closer, error)
+	Lock(name string) (Lock, error)
+}
+
+// Lock is a file that is locked.
+type Lock interface {
+	io.Closer
+
+	// Held returns ErrReplaced if the file's name means another one by now: its directory was moved away and made
+	// anew, or the file removed, and somebody else may have locked what is there. If nothing is there, it returns nil.
+	Held() error
 }
 
 // File is an open file. ReadAt and WriteAt may be called by several goroutines at once.

@@ -3,15 +3,16 @@
 package fsys
 
 import (
+	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"os"
 	"syscall"
 )
 
 // lockFile uses flock, which belongs to the open file: a second open in the same process is refused
 // too, and the system frees it when the process dies. (A POSIX record lock does neither.)
-func lockFile(name string) (io.Closer, error) {
+func lockFile(name string) (Lock, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, fileMode)
 	if err != nil {
 		return nil, err
@@ -32,10 +33,27 @@ func lockFile(name string) (io.Closer, error) {
 	return nil, &os.PathError{Op: "flock", Path: name, Err: err}
 }
 
-// flock is a held lock. Close gives it up by name before it closes the file: a child
+// flock is a held lock. Its name is the path by which it was opened. Close gives it up by name before it closes the file: a child
 // process between its fork and its exec has the open file too, and would keep it
 // locked.
 type flock struct{ *os.File }
+
+func (l flock) Held() error {
+	ours, err := l.Stat()
+	if err != nil {
+		return err
+	}
+	there, err := os.Stat(l.Name())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !os.SameFile(ours, there):
+		return ErrReplaced
+	}
+	return nil
+}
 
 func (l flock) Close() error {
 	unlockErr := syscall.Flock(int(l.Fd()), syscall.LOCK_UN)

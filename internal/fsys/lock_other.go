@@ -4,10 +4,9 @@ package fsys
 
 import (
 	"errors"
-	"io"
 	"os"
 )
 
-func lockFile(name string) (io.Closer, error) {
+func lockFile(name string) (Lock, error) {
 	return nil, &os.PathError{Op: "lock", Path: name, Err: errors.ErrUnsupported}
 }

@@ -1,9 +1,6 @@
 package fsys
 
-import (
-	"io"
-	"os"
-)
+import "os"
 
 // Permissions of what OS makes, before the umask: nobody but the owner and its group reads a log.
 const (
@@ -49,7 +46,7 @@ func (osFS) Rename(from, to string) error { return os.Rename(from, to) }
 
 func (osFS) Remove(name string) error { return os.Remove(name) }
 
-func (osFS) Lock(name string) (io.Closer, error) { return lockFile(name) }
+func (osFS) Lock(name string) (Lock, error) { return lockFile(name) }
 
 // openFile wraps the platform's open so that a nil *os.File never becomes a File that is not nil.
 func openFile(name string, flag int) (File, error) {

@@ -63,6 +63,7 @@ func TestTheOperatingSystemDoesWhatTheInterfaceSays(t *testing.T) {
 		require.NoError(t, OS.SyncDir(x), "it does nothing there")
 	} else {
 		require.ErrorIs(t, OS.SyncDir(x), fs.ErrNotExist)
+		require.ErrorIs(t, OS.SyncDir(x), ErrNotTried)
 	}
 	_, err = OS.ReadDir(x)
 	require.Error(t, err)

@@ -2,14 +2,17 @@
 
 package fsys
 
-import "os"
+import (
+	"fmt"
+	"os"
+)
 
 func open(name string, flag int) (*os.File, error) { return os.OpenFile(name, flag, fileMode) }
 
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrNotTried, err)
 	}
 	err = d.Sync()
 	if closeErr := d.Close(); err == nil {

@@ -2,7 +2,6 @@ package fsys
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"syscall"
 )
@@ -23,16 +22,21 @@ func open(name string, flag int) (*os.File, error) {
 }
 
 // lockFile opens the file so that nobody else can, until the handle is closed or the process ends.
-func lockFile(name string) (io.Closer, error) {
+func lockFile(name string) (Lock, error) {
 	f, err := createFile(name, syscall.GENERIC_READ|syscall.GENERIC_WRITE, 0, syscall.OPEN_ALWAYS)
 	if err == nil {
-		return f, nil
+		return exclusive{f}, nil
 	}
 	if pathErr, ok := err.(*os.PathError); ok && pathErr.Err == errorSharingViolation {
 		return nil, fmt.Errorf("open %s: %w", name, ErrLocked)
 	}
 	return nil, err
 }
+
+// exclusive is a file that, while it is open, nobody can open, move or remove, nor the directory that it is in.
+type exclusive struct{ *os.File }
+
+func (exclusive) Held() error { return nil }
 
 func createFile(name string, access, share, disposition uint32) (*os.File, error) {
 	path, err := syscall.UTF16PtrFromString(name)

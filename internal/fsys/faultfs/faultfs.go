@@ -501,7 +501,7 @@ func (f *FS) Remove(name string) error {
 }
 
 // Lock implements fsys.FS.
-func (f *FS) Lock(name string) (io.Closer, error) {
+func (f *FS) Lock(name string) (fsys.Lock, error) {
 	var l *lock
 	err := f.run(Lock, name, func(path string) error {
 		if f.locked[path] {
@@ -525,6 +525,9 @@ type lock struct {
 	path    string
 	process int
 }
+
+// Held implements fsys.Lock: here nobody replaces files.
+func (l *lock) Held() error { return nil }
 
 func (l *lock) Close() error {
 	fault := l.fs.begin(l.process, Op{Kind: Unlock, Name: l.path})

@@ -1,7 +1,6 @@
 package workload
 
 import (
-	"io"
 	"path/filepath"
 	"sync"
 
@@ -99,7 +98,7 @@ func (t *Tap) Remove(name string) error {
 	return t.do("remove", name, func() error { return t.FS.Remove(name) })
 }
 
-func (t *Tap) Lock(name string) (lock io.Closer, err error) {
+func (t *Tap) Lock(name string) (lock fsys.Lock, err error) {
 	err = t.do("lock", name, func() error { lock, err = t.FS.Lock(name); return err })
 	return lock, err
 }
