@@ -99,7 +99,37 @@ func exitTasks(e *env) error {
 	for _, peer := range []string{"errgroup", "tomb", "oklog/run", "suture"} {
 		e.add(name, "ms", peer, samples["lifecycle"], samples[peer], bound{})
 	}
+	heap := e.interleave("heap of an idle task", []harness.Candidate{
+		{Name: "lifecycle", Measure: func() (float64, error) {
+			h := lifecycle.New(nil, lifecycle.Options{})
+			return idleHeap(tasks, func(run func(<-chan struct{})) error {
+				return h.Go("idle", func(ctx context.Context) error { run(ctx.Done()); return nil })
+			}, func() error { return h.Exit(context.Background()) })
+		}},
+		{Name: "WaitGroup", Measure: func() (float64, error) {
+			ctx, cancel := context.WithCancel(context.Background())
+			var group sync.WaitGroup
+			return idleHeap(tasks, func(run func(<-chan struct{})) error {
+				group.Go(func() { run(ctx.Done()) })
+				return nil
+			}, func() error { cancel(); group.Wait(); return nil })
+		}},
+	})
+	e.add("heap of an idle task", "B", "WaitGroup.Go", heap["lifecycle"], heap["WaitGroup"], bound{})
 	return nil
+}
+
+// idleHeap is how much of the heap each of so many goroutines takes that wait for a channel. Their stacks are not of it.
+func idleHeap(tasks int, add func(run func(<-chan struct{})) error, end func() error) (float64, error) {
+	var failed error
+	before, after := live(), int64(0)
+	_, err := stop(tasks, func(run func(<-chan struct{})) {
+		failed = errors.Join(failed, add(run))
+	}, func() error {
+		after = live()
+		return end()
+	})
+	return float64(after-before) / float64(tasks), errors.Join(failed, err)
 }
 
 // exitOurs is stop for the tasks of a host.
