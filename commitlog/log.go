@@ -209,9 +209,9 @@ func makeDir(fs fsys.FS, dir string) error {
 func (l *Log) create() error {
 	rand.Read(l.identity[:])
 	// The directory itself may be new, and the crash that left it empty may have come before it was
-	// synced. There may be no permission to do so, but then it is not this package that made it.
+	// synced. There may be no permission, or no way, to do so, but then it is not this package that made it.
 	parent := filepath.Dir(filepath.Clean(l.dir))
-	if err := l.fs.SyncDir(parent); err != nil && !errors.Is(err, iofs.ErrPermission) {
+	if err := l.fs.SyncDir(parent); err != nil && !errors.Is(err, iofs.ErrPermission) && !errors.Is(err, errors.ErrUnsupported) {
 		return failed(parent, "sync the directory", err)
 	}
 	// The same for those above, as far as they can be synced: some may be of file systems that have nothing to do

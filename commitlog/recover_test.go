@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -575,6 +576,32 @@ func TestDirectoriesThatAFailedOpenMadeAreSyncedByTheNext(t *testing.T) {
 	found := mustContents(t, l)
 	fs.PowerFail(faultfs.KeepNone)
 	require.Equal(t, found, mustContents(t, mustOpen(t, "/data/of/a/log", small(fs))))
+}
+
+// The root of a container, say, may be of a file system that is read-only or syncs no directories.
+func TestANewLogNeedsASyncOfTheDirectoryAboveOnlyWhereItMadeItsOwn(t *testing.T) {
+	for why, tolerated := range map[error]bool{errors.ErrUnsupported: true, iofs.ErrPermission: true, fsys.ErrNotTried: false} {
+		for _, dir := range []string{filepath.Dir(testDir), testDir} {
+			for _, there := range []bool{false, true} {
+				fs := faultfs.New()
+				if there {
+					require.NoError(t, fs.Mkdir(testDir))
+				}
+				fs.Hook(func(op faultfs.Op) *faultfs.Fault {
+					if op.Kind == faultfs.SyncDir && op.Name == dir {
+						return &faultfs.Fault{Err: why}
+					}
+					return nil
+				})
+				_, err := Open(testDir, small(fs))
+				if tolerated && there && dir != testDir {
+					require.NoError(t, err)
+				} else {
+					require.ErrorIs(t, err, why)
+				}
+			}
+		}
+	}
 }
 
 func TestOpenRemovesWhatPreparationLeftAndNothingElse(t *testing.T) {

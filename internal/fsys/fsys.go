@@ -34,7 +34,8 @@ type FS interface {
 
 	// SyncDir returns when the entries of a directory (names made, moved and removed in it) would
 	// survive a power failure. It does nothing where the system offers no such call (Windows). After an error it must
-	// not be called again with any hope, as File.Sync, unless that is ErrNotTried.
+	// not be called again with any hope, as File.Sync, unless that is ErrNotTried. It is errors.ErrUnsupported where
+	// the file system syncs no directories, or is read-only.
 	SyncDir(dir string) error
 
 	// Create makes an empty file for reading and writing. An old file of that name loses its content.

@@ -3,8 +3,10 @@
 package fsys
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"syscall"
 )
 
 func open(name string, flag int) (*os.File, error) { return os.OpenFile(name, flag, fileMode) }
@@ -15,6 +17,9 @@ func syncDir(dir string) error {
 		return fmt.Errorf("%w: %w", ErrNotTried, err)
 	}
 	err = d.Sync()
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.EROFS) { // what file systems say that sync no directories, or have nothing to sync
+		err = fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
+	}
 	if closeErr := d.Close(); err == nil {
 		err = closeErr
 	}
