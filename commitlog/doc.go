@@ -15,7 +15,8 @@
 //   - Writing over bytes does not harm others in other sectors, and never those that were the same before.
 //   - Rename is atomic. A directory whose sync failed does not go on as if it hadn't: journaling file
 //     systems stop.
-//   - Nobody else changes the directory. The lock keeps other Logs out, not other programs.
+//   - Nobody else changes the directory. The lock keeps other Logs out, not other programs. An open file keeps its
+//     identity (device and inode).
 //   - Not assumed: that unsynced writes reach the disk in order, whole, or at all; that a sync after a failed
 //     one means anything; that a file's size is right after a crash; that new space reads as zeros; that what reads
 //     return after a failed sync is on the disk.
