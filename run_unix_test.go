@@ -17,16 +17,24 @@ import (
 )
 
 // raise sends the signal to this process, again and again until done closes: the
-// first may come before Run catches it. The test itself catches it too, so that it
-// ends nobody.
+// first may come before Run catches it. The test itself catches each, and ends when
+// the last has come: a later one would be another test's.
 func raise(t *testing.T, s syscall.Signal, done <-chan struct{}) {
 	caught := make(chan os.Signal, 1)
 	signal.Notify(caught, s)
-	t.Cleanup(func() { signal.Stop(caught) })
+	over, ended := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() {
+		close(over)
+		<-ended // it may have found done open and be about to send one more
+		signal.Stop(caught)
+	})
 	go func() {
+		defer close(ended)
 		for {
 			select {
 			case <-done:
+				return
+			case <-over:
 				return
 			default:
 				_ = syscall.Kill(os.Getpid(), s)
@@ -62,7 +70,7 @@ func TestTheFirstSignalForcesNothingWhoeverHasBegunTheExit(t *testing.T) {
 		"the host":    func(h *lifecycle.Host, _ func()) { h.Fail(nil) },
 	} {
 		t.Run(who, func(t *testing.T) {
-			release, seen := make(chan struct{}), make(chan struct{})
+			release, begun, seen := make(chan struct{}), make(chan struct{}), make(chan struct{})
 			h := lifecycle.New(nil, lifecycle.Options{})
 			require.NoError(t, h.Go("stuck", stubborn(release)))
 			ctx, cancel := context.WithCancel(background)
@@ -74,8 +82,7 @@ func TestTheFirstSignalForcesNothingWhoeverHasBegunTheExit(t *testing.T) {
 			logger := slog.New(messages(func(message string) {
 				switch message {
 				case "exit": // Run is past the choice of what begins it
-					require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGUSR1))
-					<-caught
+					close(begun) // and no more: a record that takes its time would keep the next from being logged
 				case "a signal while the exit is under way; another one forces it":
 					close(seen)
 				}
@@ -84,6 +91,9 @@ func TestTheFirstSignalForcesNothingWhoeverHasBegunTheExit(t *testing.T) {
 			go func() {
 				exited <- lifecycle.Run(ctx, h, lifecycle.RunOptions{Grace: time.Hour, Signals: []os.Signal{syscall.SIGUSR1}, Logger: logger})
 			}()
+			<-begun
+			require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGUSR1))
+			<-caught
 			select {
 			case <-seen:
 			case err := <-exited:
