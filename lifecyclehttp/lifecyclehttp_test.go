@@ -35,8 +35,16 @@ func newHost(t *testing.T, name string) *lifecycle.Host {
 }
 
 // stuckInFlush is the task that does not obey: its frame must be shown.
-func stuckInFlush(release <-chan struct{}) func(context.Context) error {
-	return func(context.Context) error { <-release; return nil }
+func stuckInFlush(begun chan<- struct{}, release <-chan struct{}) func(context.Context) error {
+	return func(context.Context) error { close(begun); <-release; return nil }
+}
+
+// goStuck starts the task that does not obey, and returns when its frame is in a stack.
+func goStuck(t *testing.T, h *lifecycle.Host, name string, release <-chan struct{}) {
+	t.Helper()
+	begun := make(chan struct{})
+	require.NoError(t, h.Go(name, stuckInFlush(begun, release)))
+	<-begun
 }
 
 func get(handler http.Handler, target string, header ...string) *httptest.ResponseRecorder {
@@ -286,7 +294,7 @@ func TestNoRequestIsInsideTheGateWhenTheLogCloses(t *testing.T) {
 func TestTheJSONIsStatusAndReportUnderStableNames(t *testing.T) {
 	h := newHost(t, "orders")
 	release := make(chan struct{})
-	require.NoError(t, h.Go("view cleanup", stuckInFlush(release)))
+	goStuck(t, h, "view cleanup", release)
 	_, err := h.Durability().Commit(t.Context(), []byte("x"))
 	require.NoError(t, err)
 
@@ -334,7 +342,7 @@ func TestThePageShowsTheTrackTheStragglersAndTheirStacks(t *testing.T) {
 	h := newHost(t, "orders")
 	release := make(chan struct{})
 	defer close(release)
-	require.NoError(t, h.Go("view cleanup", stuckInFlush(release)))
+	goStuck(t, h, "view cleanup", release)
 	require.NoError(t, h.OnExit(lifecycle.PhaseExitModule, "listener", func(context.Context) error { return errors.New("port is stuck") }))
 	body := get(lifecyclehttp.Status(h), "/").Body.String()
 	require.Contains(t, body, "orders: running")
@@ -437,7 +445,7 @@ func TestHoweverManyLookTheHostsAreAskedOnceASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := lifecycle.New(nil, lifecycle.Options{})
 		release := make(chan struct{})
-		require.NoError(t, h.Go("stuck", stuckInFlush(release)))
+		goStuck(t, h, "stuck", release)
 		h.Fail(nil)
 		synctest.Wait()
 		asked := &counting{Host: h}
@@ -557,7 +565,7 @@ func TestTheReportOfAHostBeyondTheBoundIsThereWhenItIsAskedFor(t *testing.T) {
 		source := &many{}
 		for i := range 250 {
 			h := lifecycle.New(nil, lifecycle.Options{Name: fmt.Sprintf("host-%03d", i)})
-			require.NoError(t, h.Go("stuck", stuckInFlush(release)))
+			goStuck(t, h, "stuck", release)
 			if i >= 10 {
 				h.Fail(nil)
 			}

@@ -132,10 +132,11 @@ func TestALogThatFailsMayBeExpected(t *testing.T) {
 
 func TestAnExitThatHangsEndsWithTheStragglersAndTheirStacks(t *testing.T) {
 	inAndOut(t, func(t *testing.T) {
-		release := make(chan struct{})
+		begun, release := make(chan struct{}), make(chan struct{})
 		fake := onFake(t, func(tb testing.TB) {
 			host := lifecycletest.New(tb, nil, lifecycletest.Within(50*time.Millisecond))
-			require.NoError(t, host.Go("importer", func(context.Context) error { hear(release); return nil }))
+			require.NoError(t, host.Go("importer", func(context.Context) error { hear(begun, release); return nil }))
+			<-begun
 		})
 		close(release)
 		fake.finds(t, "did not end within 50ms", `task "importer"`, "lifecycletest_test.hear")
@@ -143,8 +144,13 @@ func TestAnExitThatHangsEndsWithTheStragglersAndTheirStacks(t *testing.T) {
 	})
 }
 
+// hear waits for c. Once begun is closed, its frame is in a stack.
+//
 //go:noinline
-func hear(c chan struct{}) { <-c }
+func hear(begun, c chan struct{}) {
+	close(begun)
+	<-c
+}
 
 func TestACallThatNeverLeavesIsFoundWhereItEntered(t *testing.T) {
 	inAndOut(t, func(t *testing.T) {
@@ -200,13 +206,14 @@ func TestACallMayLeaveInAnotherGoroutine(t *testing.T) {
 func TestAGoroutineThatATaskLeavesIsFound(t *testing.T) {
 	inAndOut(t, func(t *testing.T) {
 		run := func(opts ...lifecycletest.HostOption) *fakeTB {
-			release, ended := make(chan struct{}), make(chan struct{})
+			begun, release, ended := make(chan struct{}), make(chan struct{}), make(chan struct{})
 			fake := onFake(t, func(tb testing.TB) {
 				host := lifecycletest.New(tb, nil, opts...)
 				require.NoError(t, host.Go("importer", func(context.Context) error {
-					go func() { defer close(ended); hear(release) }()
+					go func() { defer close(ended); hear(begun, release) }()
 					return nil
 				}))
+				<-begun
 			})
 			close(release)
 			<-ended
@@ -223,7 +230,7 @@ func TestAGoroutineOfAnOlderHostOfTheSameNameIsNotThisOnes(t *testing.T) {
 	start := func(tb testing.TB) {
 		host := lifecycletest.New(tb, nil, name)
 		require.NoError(t, host.Go("importer", func(context.Context) error {
-			go func() { defer close(ended); hear(release) }()
+			go func() { defer close(ended); hear(make(chan struct{}), release) }()
 			return nil
 		}))
 	}
@@ -256,7 +263,7 @@ func TestAForcedExitMayBeExpected(t *testing.T) {
 		release := make(chan struct{})
 		onFake(t, func(tb testing.TB) {
 			host := lifecycletest.New(tb, &lifecycletest.Log{}, lifecycletest.ExpectError(lifecycle.ErrForced))
-			require.NoError(t, host.Go("importer", func(context.Context) error { hear(release); return nil }))
+			require.NoError(t, host.Go("importer", func(context.Context) error { hear(make(chan struct{}), release); return nil }))
 			require.ErrorIs(t, host.ForceExit(background), lifecycle.ErrForced)
 		}).silent(t)
 		close(release)
