@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -53,6 +54,21 @@ func reportOf(t *testing.T, w *httptest.ResponseRecorder) exitAnswer {
 	var a exitAnswer
 	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &a))
 	return a
+}
+
+// waitsFor begins the exit of a database, and returns when that waits for one
+// straggler and for nobody else, with the frame in its stack.
+func (s *server) waitsFor(t *testing.T, name, kind, frame string) {
+	t.Helper()
+	host, err := s.controller.Host(name)
+	require.NoError(t, err)
+	done, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.Eventually(t, func() bool {
+		var waits *lifecycle.ExitError
+		return errors.As(host.Exit(done), &waits) && len(waits.Stragglers) == 1 &&
+			waits.Stragglers[0].Kind == kind && strings.Contains(waits.Stragglers[0].Stack, frame)
+	}, time.Minute, time.Millisecond)
 }
 
 func TestADatabaseComesBackWithAllThatWasWritten(t *testing.T) {
@@ -111,6 +127,8 @@ func TestAnExitThatDoesNotEndInTimeNamesWhoItWaitsForAndGoesOn(t *testing.T) {
 	s.must(t, 201, "PUT", "/db/orders", "")
 	s.must(t, 204, "PUT", "/db/stuck/1", "value")
 
+	require.Empty(t, reportOf(t, s.must(t, 504, "POST", "/db/stuck/exit?within=1ns", "")).Outcome)
+	s.waitsFor(t, "stuck", "task", "renewLease")
 	w := s.must(t, 504, "POST", "/db/stuck/exit?within=50ms", "")
 	a := reportOf(t, w)
 	require.Contains(t, a.Error, `1 straggler: task "lease renewal"`)
@@ -153,6 +171,8 @@ func TestAnExitAwaitsTheCallsOfItsDatabaseAndNoOthers(t *testing.T) {
 	call, err := host.Enter()
 	require.NoError(t, err)
 	s.must(t, 200, "POST", "/db/items/exit", "")
+	require.Empty(t, reportOf(t, s.must(t, 504, "POST", "/db/orders/exit?within=1ns", "")).Outcome)
+	s.waitsFor(t, "orders", "call", "")
 	a := reportOf(t, s.must(t, 504, "POST", "/db/orders/exit?within=50ms", ""))
 	require.Equal(t, "call", a.Phases[0].Stragglers[0].Kind)
 	launched := make(chan int)
