@@ -349,13 +349,18 @@ func (l *heldLog) Sync() error {
 
 func TestAStormLosesNothing(t *testing.T) {
 	dir := t.TempDir()
-	for range 2 { // the second finds what the first has left
+	for shown := 0; shown < 2; { // the second finds what the first has left
 		var stdout, stderr bytes.Buffer
 		code := run([]string{"-storm", "700ms", "-clients", "8", "-dir", dir}, &stdout, &stderr)
-		require.Zero(t, code, "%s\n%s", &stdout, &stderr)
 		require.Contains(t, stdout.String(), "lost 0, wrong 0")
 		require.Contains(t, stdout.String(), "lock conflicts 0, goroutines left 0")
 		http.DefaultClient.CloseIdleConnections()
+		// To how many exits the clients come in that time is chance, and the machine's affair.
+		if code == 1 && stderr.String() == "exitmodule: no write was acknowledged, or no exit: so nothing was shown\n" {
+			continue
+		}
+		require.Zero(t, code, "%s\n%s", &stdout, &stderr)
+		shown++
 	}
 }
 
