@@ -618,6 +618,45 @@ func TestALogWhoseLockFileIsRemovedNoticesTheNextOwner(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
+// The copy need not have a lock file, and nobody need have opened it: a backup leaves that out, a disk mounted over the directory is empty.
+func TestALogWhoseDirectoryIsReplacedByOneWithoutALockFileFails(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("skipped: a directory whose files are open can't be moved there")
+	}
+	for _, copied := range []bool{false, true} {
+		dir := filepath.Join(t.TempDir(), "log")
+		l := mustOpen(t, dir, Options{SegmentBytes: minSegmentBytes})
+		commit(t, l, 31, 600) // the last segment has just begun, so no file waits to become the next
+		require.NoError(t, os.Rename(dir, dir+".old"))
+		if copied {
+			require.NoError(t, os.CopyFS(dir, os.DirFS(dir+".old")))
+			require.NoError(t, os.Remove(filepath.Join(dir, lockName)))
+		} else {
+			require.NoError(t, os.Mkdir(dir, 0o750))
+		}
+		there := files(t, dir)
+
+		require.ErrorIs(t, l.TruncateBefore(l.Next()), fsys.ErrReplaced)
+		var err error
+		for range 20 {
+			if err = l.Append([][]byte{tx(l.Next(), 600)}); err == nil {
+				err = l.Sync()
+			}
+			if err != nil {
+				break
+			}
+		}
+		require.ErrorIs(t, err, fsys.ErrReplaced)
+		acknowledged := l.durable.Load()
+		require.NoError(t, l.Close())
+		require.Equal(t, there, files(t, dir))
+		l = mustOpen(t, dir+".old", Options{SegmentBytes: minSegmentBytes})
+		require.Equal(t, acknowledged, l.Next(), "all in one directory")
+		require.Equal(t, uint64(0), l.First())
+		require.NoError(t, l.Close())
+	}
+}
+
 // files is the names in a directory and what the files hold.
 func files(t *testing.T, dir string) map[string]string {
 	all := map[string]string{}

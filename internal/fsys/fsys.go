@@ -18,8 +18,8 @@ var ErrLocked = errors.New("locked by another owner")
 // descriptor, say: nothing was synced and nothing forgotten.
 var ErrNotTried = errors.New("not tried")
 
-// ErrReplaced is what [Lock.Held] returns if the name means another file than the one that is locked.
-var ErrReplaced = errors.New("another file is there now under that name")
+// ErrReplaced is what [Lock.Held] returns if the name means another file than the one that is locked, or another directory's.
+var ErrReplaced = errors.New("another file or directory is there now under that name")
 
 // ErrCached is what [File.Reload] returns if what is read may still not be on the medium.
 var ErrCached = errors.New("it stays in the system's cache")
@@ -59,8 +59,9 @@ type FS interface {
 type Lock interface {
 	io.Closer
 
-	// Held returns ErrReplaced if the file's name means another one by now: its directory was moved away and made
-	// anew, or the file removed, and somebody else may have locked what is there. If nothing is there, it returns nil.
+	// Held returns ErrReplaced if the file's name means another one by now, and somebody else may have locked that, or if
+	// the file is not there and its directory is another one: it was moved away and made anew, or something is mounted over
+	// it. That the file was removed, and nothing else, is no error: nobody else has locked it.
 	Held() error
 }
 

@@ -7,12 +7,17 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"syscall"
 )
 
 // lockFile uses flock, which belongs to the open file: a second open in the same process is refused
 // too, and the system frees it when the process dies. (A POSIX record lock does neither.)
 func lockFile(name string) (Lock, error) {
+	dir, err := os.Stat(filepath.Dir(name))
+	if err != nil {
+		return nil, err
+	}
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, fileMode)
 	if err != nil {
 		return nil, err
@@ -24,7 +29,7 @@ func lockFile(name string) (Lock, error) {
 		}
 	}
 	if err == nil {
-		return flock{f}, nil
+		return flock{f, dir}, nil
 	}
 	f.Close()
 	if err == syscall.EWOULDBLOCK {
@@ -36,7 +41,10 @@ func lockFile(name string) (Lock, error) {
 // flock is a held lock. Its name is the path by which it was opened. Close gives it up by name before it closes the file: a child
 // process between its fork and its exec has the open file too, and would keep it
 // locked.
-type flock struct{ *os.File }
+type flock struct {
+	*os.File
+	dir fs.FileInfo // that the file was in
+}
 
 func (l flock) Held() error {
 	ours, err := l.Stat()
@@ -44,9 +52,11 @@ func (l flock) Held() error {
 		return err
 	}
 	there, err := os.Stat(l.Name())
+	if errors.Is(err, fs.ErrNotExist) { // removed, or it is in a directory that has moved
+		ours = l.dir
+		there, err = os.Stat(filepath.Dir(l.Name()))
+	}
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
 	case err != nil:
 		return err
 	case !os.SameFile(ours, there):
