@@ -386,7 +386,7 @@ func (c *Controller[K]) exitHost(ctx context.Context, key K, op string, want wan
 		host = e.running
 		c.mu.Unlock()
 		if host == nil {
-			return c.launchError(e, ctx.Err())
+			return c.launchError(e, endOf(ctx))
 		}
 		return exit(host, ctx)
 	}
@@ -416,7 +416,7 @@ func (c *Controller[K]) Exit(ctx context.Context) error {
 	case <-c.done:
 	case <-ctx.Done():
 		if !isClosed(c.done) {
-			return c.unended(ctx.Err())
+			return c.unended(endOf(ctx))
 		}
 	}
 	return c.result

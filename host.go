@@ -196,7 +196,7 @@ func (h *Host) Exit(ctx context.Context) error {
 	case <-h.done:
 	case <-ctx.Done():
 		if !isClosed(h.done) {
-			return e.unended(ctx.Err())
+			return e.unended(endOf(ctx))
 		}
 	}
 	return e.result

@@ -159,6 +159,34 @@ func TestABrokenContextAcceptsNothingBehindItsCallersBack(t *testing.T) {
 	})
 }
 
+func TestAnExitUnderABrokenContextSaysThatItHasEnded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		lies := brokenContext{background, func() <-chan struct{} { return expired().Done() }}
+		c := lifecycle.NewController[string](lifecycle.ControllerOptions{})
+		opening, opens := make(chan struct{}), make(chan struct{})
+		go func() {
+			_, _ = c.Launch(background, "slow", func(context.Context) (*lifecycle.Host, error) {
+				close(opening)
+				<-opens
+				return nil, errors.New("in vain")
+			})
+		}()
+		<-opening
+		h, err := c.Launch(background, "key", func(context.Context) (*lifecycle.Host, error) {
+			return lifecycle.New(nil, lifecycle.Options{}), nil
+		})
+		require.NoError(t, err)
+		call, err := h.Enter()
+		require.NoError(t, err)
+		require.ErrorIs(t, h.Exit(lies), context.Canceled)
+		require.ErrorIs(t, c.ExitHost(lies, "slow"), context.Canceled)
+		require.ErrorIs(t, c.Exit(lies), context.Canceled)
+		call.Leave()
+		close(opens)
+		require.NoError(t, c.Exit(background))
+	})
+}
+
 // selfWrapping is an error tree without an end.
 type selfWrapping struct{}
 
