@@ -130,15 +130,16 @@ func (h *Host) Enter() (Call, error) {
 
 // Leave ends the call. Call it exactly once, deferred, so that a panic leaves
 // too; the zero Call's is a no-op. A Leave too many may let the exit overtake
-// another call. Where it is noticed, because no call is in flight, nothing is
-// taken from the count and the host fails with an error that is ErrInvalid.
+// another call. Where it is noticed, because no call is in flight that was counted
+// in the same shard, nothing is taken from the count and the host fails with an
+// error that is ErrInvalid.
 func (c Call) Leave() {
 	if c.host == nil {
 		return
 	}
 	c.host.at(seam.Leave, "")
 	if !c.host.gate.leave(c.shard) {
-		c.host.Fail(c.host.invalid("Leave", "no call is in flight, so this one had left before"))
+		c.host.Fail(c.host.invalid("Leave", "no call is in flight where this one was counted, so it had left before"))
 	}
 }
 
