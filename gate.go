@@ -105,7 +105,7 @@ func (g *gate) count() int {
 	for i := range g.shards {
 		n += int(g.shards[i].word.Load() >> 1)
 	}
-	return max(n, 0)
+	return n
 }
 
 // Call is a client call in flight, as Enter admitted it. It is a small value;

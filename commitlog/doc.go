@@ -45,10 +45,9 @@
 //     Close, where a whole sector is lost or old that holds the last frames and the mark behind them, the proof is
 //     gone with what it proves.
 //   - While a log is open its directory stays where it is, and its lock file too. That another directory has taken
-//     its place, or another process has locked a new file there, is noticed before the next segment begins or goes: then the
-//     log fails. What was acknowledged before is in the directory that was moved, and until then Read opens what is
-//     there now: it may yield what another log has written to a copy. Two that write to one directory
-//     until then damage it.
+//     its place, or another process has locked a new file there, is noticed by Read and TruncateBefore, and before the next segment
+//     begins: then the log fails. What was acknowledged before is in the directory that was moved. Two that write to one
+//     directory until then damage it.
 //   - CRC32C finds accidents, not forgery.
 //   - Before a Sync, some frames of an Append may survive a crash and later ones not.
 //   - On Windows a new name in the directory is as durable as NTFS makes it: there is no call to sync it.

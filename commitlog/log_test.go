@@ -585,10 +585,11 @@ func TestALogWhoseDirectoryIsReplacedLeavesTheOtherAlone(t *testing.T) {
 		}
 
 		first := l.First()
+		_, _, err := contents(l)
+		require.ErrorIs(t, err, fsys.ErrReplaced)
 		require.ErrorIs(t, l.TruncateBefore(l.Next()), fsys.ErrReplaced)
 		require.Equal(t, first, l.First())
-		var err error
-		for err == nil {
+		for err = nil; err == nil; {
 			if err = l.Append([][]byte{make([]byte, 600)}); err == nil {
 				err = l.Sync()
 			}

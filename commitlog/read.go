@@ -99,6 +99,9 @@ func (r *reader) segment(s *segment, limit uint64, yield func(Entry, error) bool
 		return false, failed(s.path, "open", err)
 	}
 	defer file.Close()
+	if err := r.log.held(); err != nil {
+		return false, err
+	}
 	size, err := file.Size()
 	if err != nil {
 		return false, failed(s.path, "ask for its size", err)

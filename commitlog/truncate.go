@@ -22,6 +22,9 @@ func (l *Log) TruncateBefore(offset uint64) error {
 		if l.closed.Load() {
 			return failed(l.dir, "truncate", ErrClosed)
 		}
+		if err := l.held(); err != nil {
+			return err
+		}
 		if l.removed {
 			if err := l.syncRemoval(); err != nil {
 				return err
@@ -60,10 +63,6 @@ func (l *Log) putBack(s *segment) {
 // release takes a segment's name away, for good when it returns: the next one may not go before, or a
 // power failure could leave a gap that looks like damage.
 func (l *Log) release(s *segment) error {
-	if err := l.held(); err != nil {
-		l.putBack(s)
-		return err
-	}
 	var b blank
 	if s.capacity == l.segmentBytes && l.wantsBlank() {
 		b = l.reopen(s)
