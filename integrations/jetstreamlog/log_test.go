@@ -165,6 +165,20 @@ func TestATruncationMeanwhileIsNoticedAtOnce(t *testing.T) {
 	require.NoError(t, l.Close())
 }
 
+func TestFirstDoesNotGoBackWhenAnOldAnswerArrivesLate(t *testing.T) {
+	var s store
+	var wg sync.WaitGroup
+	for _, first := range []uint64{5, 98, 94, 0} {
+		s.heard(first)
+	}
+	require.EqualValues(t, 98, s.first())
+	for first := range uint64(1000) {
+		wg.Go(func() { s.heard(first) })
+	}
+	wg.Wait()
+	require.EqualValues(t, 999, s.first())
+}
+
 func TestOffsetsGoOnWhereAnEmptiedStreamStood(t *testing.T) {
 	c := theCluster(t)
 	js := c.connect(t)

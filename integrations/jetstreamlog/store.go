@@ -15,7 +15,7 @@ type store struct {
 	name    string
 	subject string
 	stream  jetstream.Stream
-	firstAt atomic.Uint64 // offset of the oldest message, as last heard
+	firstAt atomic.Uint64 // offset of the oldest message, as far as heard
 }
 
 // openStore finds the stream and checks it, or makes it.
@@ -112,8 +112,16 @@ func (s *store) state(ctx context.Context) (state jetstream.StreamState, err err
 	if err != nil {
 		return state, fmt.Errorf("stream %q: ask for its state: %w", s.name, err)
 	}
-	s.firstAt.Store(firstOffset(state))
+	s.heard(firstOffset(state))
 	return state, nil
+}
+
+// heard takes note of the oldest message. What is gone does not come back, but of two
+// answers the older one may be the later to arrive.
+func (s *store) heard(first uint64) {
+	for old := s.firstAt.Load(); first > old && !s.firstAt.CompareAndSwap(old, first); {
+		old = s.firstAt.Load()
+	}
 }
 
 // firstOffset is the offset of a stream's oldest message, or of the next one if there is
