@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -39,18 +41,39 @@ func Plan(dir string, n int) ([]Config, error) {
 	return members, nil
 }
 
-// FreeAddrs returns n addresses that nobody listens at.
-func FreeAddrs(n int) (addrs []string, err error) {
-	for range n {
-		l, listenErr := net.Listen("tcp", "127.0.0.1:0")
-		if listenErr != nil {
-			return nil, errors.Join(err, listenErr)
+// FreeAddrs returns n addresses that nobody listens at. Their ports are below those that
+// systems give to outgoing connections: one of these might take the port while its server
+// is down, or, of a client that tries again and again, connect to itself. Processes begin
+// at different ports.
+func FreeAddrs(n int) ([]string, error) {
+	var addrs []string
+	for len(addrs) < n {
+		port := int(nextPort.Add(1))
+		if port > lastPort {
+			return nil, errors.New("no free port is left")
 		}
-		defer func() { err = errors.Join(err, l.Close()) }()
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			continue // somebody's
+		}
 		addrs = append(addrs, l.Addr().String())
+		if err := l.Close(); err != nil {
+			return nil, err
+		}
 	}
 	return addrs, nil
 }
+
+const (
+	firstPort = 10_000
+	lastPort  = 32_000
+)
+
+var nextPort = func() *atomic.Int64 {
+	var next atomic.Int64
+	next.Store(firstPort + int64(os.Getpid()%200)*100)
+	return &next
+}()
 
 // URL returns the members' address list for nats.Connect.
 func URL(members []Config) string {
